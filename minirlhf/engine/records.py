@@ -1,0 +1,198 @@
+"""Typed records and their JSONL files: one JSON object per line, one record per object."""
+
+import dataclasses
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+
+class DataError(ValueError):
+    """Bad input, said in one line: ``FILE:LINE: field 'x': what is wrong``."""
+
+
+def _require_text(name: str, value: Any) -> None:
+    if not isinstance(value, str):
+        raise DataError(f"field '{name}': must be text, is {type(value).__name__}")
+    if not value.strip():
+        raise DataError(f"field '{name}': is empty")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A question or instruction without an answer, as PPO needs it.
+
+    `where` (FILE:LINE) is filled by `read_records`, so that a later complaint can name the line.
+    """
+
+    prompt: str
+    id: str = ""
+    use_case: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self):
+        _require_text("prompt", self.prompt)
+
+
+@dataclass(frozen=True)
+class Demonstration:
+    """A prompt with one response written by a person, as SFT needs it."""
+
+    prompt: str
+    response: str
+    id: str = ""
+    use_case: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self):
+        _require_text("prompt", self.prompt)
+        _require_text("response", self.response)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """K responses to one prompt and their ranks: 1 = best, equal = tied.
+
+    K may differ from record to record. An all-tie ranking is refused: it holds no pair to learn
+    from. Ranks need not be dense (1, 3, 3 is fine); only their order counts. An empty response
+    is allowed, since a model may well have given one.
+    """
+
+    prompt: str
+    responses: tuple[str, ...]
+    ranks: tuple[int, ...]
+    labeler: str = ""
+    reason: str = ""
+    id: str = ""
+    use_case: str = ""
+    where: str = field(default="", compare=False, repr=False)
+
+    def __post_init__(self):
+        _require_text("prompt", self.prompt)
+        for name in ("responses", "ranks"):
+            value = getattr(self, name)
+            if not isinstance(value, (list, tuple)):
+                raise DataError(f"field '{name}': must be a list, is {type(value).__name__}")
+            object.__setattr__(self, name, tuple(value))
+        for i, response in enumerate(self.responses):
+            if not isinstance(response, str):
+                raise DataError(f"field 'responses': number {i + 1} is not text")
+        for i, rank in enumerate(self.ranks):
+            if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
+                raise DataError(f"field 'ranks': number {i + 1} is {rank!r}, not 1, 2, 3, ...")
+        if len(self.responses) < 2:
+            raise DataError(
+                f"field 'responses': has {len(self.responses)}; a ranking needs at least 2"
+            )
+        if len(self.ranks) > len(self.responses):
+            raise DataError(
+                f"field 'ranks': rank number {len(self.responses) + 1} is for a response that is "
+                f"not there ({len(self.responses)} responses, {len(self.ranks)} ranks)"
+            )
+        if len(self.ranks) < len(self.responses):
+            raise DataError(
+                f"field 'ranks': response number {len(self.ranks) + 1} has no rank "
+                f"({len(self.responses)} responses, {len(self.ranks)} ranks)"
+            )
+        if len(set(self.ranks)) == 1:
+            raise DataError("field 'ranks': all responses are tied, so there is no pair to learn")
+
+
+Record = TypeVar("Record", Prompt, Demonstration, Ranking)
+
+
+def read_records(path: str | Path, record: type[Record]) -> list[Record]:
+    """Read a JSONL file into records.
+
+    Args:    path: UTF-8, one object per line, blank lines skipped; record: the class to make.
+    Returns: the records in the file's order, each with `where` set to FILE:LINE.
+    Raises:  DataError, one line that names file, line and field.
+    """
+    path = Path(path)
+    names = {f.name for f in dataclasses.fields(record)} - {"where"}
+    required = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING]
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise DataError(f"{path}: is a folder, not a file") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{path}:{number}"
+        try:
+            values = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
+        if not isinstance(values, dict):
+            raise DataError(f"{where}: must be a JSON object, is {type(values).__name__}")
+        for name in required:
+            if name not in values:
+                raise DataError(f"{where}: field '{name}': is missing")
+        for name in values:
+            if name not in names:
+                raise DataError(
+                    f"{where}: field '{name}': is unknown; known are {', '.join(sorted(names))}"
+                )
+        try:
+            records.append(record(**values, where=where))
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+    if not records:
+        raise DataError(f"{path}: holds no records")
+    return records
+
+
+def as_rows(records: list[Record]) -> list[dict]:
+    """The records as plain dicts, without `where` and without empty optional fields."""
+    return [
+        {k: v for k, v in dataclasses.asdict(r).items() if k != "where" and v != ""}
+        for r in records
+    ]
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a whole file or nothing: to a neighbour first, then renamed over the old one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    try:
+        partial.write_text(text, encoding="utf-8", newline="\n")
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_records(path: str | Path, records: list[Record]) -> None:
+    """Write records as JSONL; an older file survives any failure."""
+    lines = (json.dumps(row, ensure_ascii=False) for row in as_rows(records))
+    write_text(path, "\n".join(lines) + "\n")
+
+
+def as_dataset(records: list[Record]):
+    """The records as a `datasets.Dataset`, one column per field (text and lists only)."""
+    from datasets import Dataset
+
+    return Dataset.from_list(as_rows(records))
+
+
+def preference_pairs(ranking: Ranking) -> list[tuple[str, str]]:
+    """(chosen, rejected) texts of a ranking, best first; ties give no pair.
+
+    >>> preference_pairs(Ranking("Hi?", ("a", "b", "c"), (2, 1, 2)))
+    [('b', 'a'), ('b', 'c')]
+    """
+    order = sorted(range(len(ranking.ranks)), key=lambda i: ranking.ranks[i])
+    return [
+        (ranking.responses[i], ranking.responses[j])
+        for a, i in enumerate(order)
+        for j in order[a + 1 :]
+        if ranking.ranks[i] < ranking.ranks[j]
+    ]
