@@ -1,0 +1,112 @@
+"""Intervals against scipy, exact distributions and numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from minirlhf.evaluation.statistics import (
+    Interval,
+    mean_interval,
+    paired_difference,
+    wilson_interval,
+    win_rate,
+)
+
+
+def test_mean_interval_of_zeros_and_ones_is_the_binomial_quantile():
+    # A resample of 12 ones and 8 zeros has Binomial(20, 0.6) ones: its quantiles are known.
+    values = [1.0] * 12 + [0.0] * 8
+    exact = stats.binom(20, 0.6).ppf([0.025, 0.975]) / 20
+    assert mean_interval(values) == pytest.approx((0.6, *exact), abs=1e-12)
+
+
+def test_mean_interval_agrees_with_scipy():
+    values = np.random.default_rng(3).gamma(2.0, size=60)
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=40_000, method="percentile", rng=np.random.default_rng(1)
+    )
+    ours = mean_interval(values)
+    # Both ends are Monte-Carlo estimates: one part in 50 of the width is three standard errors.
+    width = theirs.confidence_interval.high - theirs.confidence_interval.low
+    assert ours.estimate == pytest.approx(values.mean(), abs=1e-12)
+    assert ours.low == pytest.approx(theirs.confidence_interval.low, abs=width / 50)
+    assert ours.high == pytest.approx(theirs.confidence_interval.high, abs=width / 50)
+
+
+def test_mean_interval_shifts_scales_and_repeats():
+    values = np.array([0.1, 0.4, 0.4, 0.9, 0.2])
+    plain = np.array(mean_interval(values))
+    assert np.array(mean_interval(10 * values + 3)) == pytest.approx(10 * plain + 3, abs=1e-12)
+    assert mean_interval(values) == mean_interval(values)
+    assert mean_interval(values, level=0.5).low > plain[1]
+
+
+def test_mean_interval_leaves_the_global_generator_alone():
+    np.random.seed(5)
+    expected = np.random.RandomState(5).rand()
+    mean_interval([1.0, 2.0])
+    assert np.random.rand() == expected
+
+
+def test_one_value_has_no_interval():
+    estimate, low, high = mean_interval([0.7])
+    assert estimate == 0.7 and math.isnan(low) and math.isnan(high)
+    assert not mean_interval([0.7]).excludes(0.0)
+
+
+def test_paired_difference_uses_the_pairing():
+    hard_to_easy = np.linspace(0, 1, 40)
+    better_by_a_tenth = hard_to_easy + 0.1
+    ours = paired_difference(better_by_a_tenth, hard_to_easy)
+    # Every pair differs by 0.1, so nothing is left to chance; unpaired means overlap widely.
+    assert ours == pytest.approx((0.1, 0.1, 0.1), abs=1e-12)
+    assert ours.excludes(0)
+    assert paired_difference(hard_to_easy, better_by_a_tenth).high < 0
+
+
+@pytest.mark.parametrize("wins, n", [(0, 5), (5, 5), (8, 10), (73, 100), (1, 1000)])
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_wilson_interval_agrees_with_scipy(wins, n, level):
+    theirs = stats.binomtest(wins, n).proportion_ci(level, method="wilson")
+    ours = wilson_interval(wins, n, level)
+    assert ours == pytest.approx((wins / n, theirs.low, theirs.high), abs=1e-10)
+
+
+def test_wilson_interval_by_hand():
+    # At p = 1/2 the formula shrinks to 1/2 -+ z / (2 sqrt(n + z^2)); with n = 4, z^2 = 3.841459:
+    # 1.959964 / (2 * sqrt(7.841459)) = 0.979982 / 2.800261 = 0.349961
+    assert wilson_interval(2, 4) == pytest.approx((0.5, 0.150039, 0.849961), abs=1e-6)
+
+
+def test_win_rate_counts_a_tie_half():
+    # Wins, ties, losses: 2, 1, 1, so 2.5 of 4.
+    rate = win_rate([3, 3, 1, 0], [1, 2, 1, 2])
+    assert rate == wilson_interval(2.5, 4)
+    assert win_rate([1, 1], [1, 1]).estimate == 0.5
+    swapped = win_rate([1, 2, 1, 2], [3, 3, 1, 0])
+    assert (swapped.low, swapped.high) == pytest.approx((1 - rate.high, 1 - rate.low), abs=1e-12)
+
+
+def test_excludes():
+    assert Interval(0.2, 0.1, 0.3).excludes(0) and Interval(-0.2, -0.3, -0.1).excludes(0)
+    assert not Interval(0.2, -0.1, 0.3).excludes(0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: mean_interval([]), "values must be a non-empty flat list"),
+        (lambda: mean_interval([1.0, math.nan]), "finite"),
+        (lambda: mean_interval([[1.0], [2.0]]), "flat"),
+        (lambda: mean_interval([1.0, 2.0], level=95), "level must lie between 0 and 1, got 95"),
+        (lambda: paired_difference([1.0], [1.0, 2.0]), "got 1 and 2 values"),
+        (lambda: wilson_interval(6, 5), "wins=6, n=5"),
+        (lambda: wilson_interval(0, 0), "n=0"),
+        (lambda: win_rate([1.0], []), "b must be"),
+    ],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
