@@ -181,18 +181,3 @@ def as_dataset(records: list[Record]):
     from datasets import Dataset
 
     return Dataset.from_list(as_rows(records))
-
-
-def preference_pairs(ranking: Ranking) -> list[tuple[str, str]]:
-    """(chosen, rejected) texts of a ranking, best first; ties give no pair.
-
-    >>> preference_pairs(Ranking("Hi?", ("a", "b", "c"), (2, 1, 2)))
-    [('b', 'a'), ('b', 'c')]
-    """
-    order = sorted(range(len(ranking.ranks)), key=lambda i: ranking.ranks[i])
-    return [
-        (ranking.responses[i], ranking.responses[j])
-        for a, i in enumerate(order)
-        for j in order[a + 1 :]
-        if ranking.ranks[i] < ranking.ranks[j]
-    ]

@@ -1,0 +1,306 @@
+"""One base model, and named roles on it.
+
+InstructGPT needs five models at once: the pretrained base, the SFT model (`reference`), the
+policy, the reward model and the value model. Here they share ONE base: each role is a LoRA
+adapter, the last two with a scalar head. `backbone.active(role)` switches adapters; nothing is
+ever loaded twice. With `lora=None` a role is a full copy of the weights instead (small models).
+"""
+
+import contextlib
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from minirlhf.engine.settings import setting, validated
+
+BASE = "base"
+SCALAR_ROLES = ("reward", "value")
+
+
+@validated
+@dataclass(frozen=True)
+class LoRA:
+    """Shape of every adapter (Hu et al. 2021, arXiv:2106.09685). InstructGPT tuned all weights."""
+
+    rank: int = setting(16, "rank r of the update B A", above=0)
+    alpha: int = setting(32, "the update is scaled by alpha / r", above=0)
+
+
+class RoleSize(NamedTuple):
+    """What one role adds to the memory: parameters and their bytes."""
+
+    parameters: int
+    bytes: int
+
+
+class Backbone:
+    """A causal LM with named roles.
+
+    Args:    model: a loaded causal LM, which the backbone takes over; tokenizer: with a pad token;
+             name: id or path it was loaded from; lora: shape of the adapters, None = every role is
+             a full copy; seed: for the adapters' and heads' initial weights.
+    Roles:   `base` is always there and means no adapter: the *pretrained* model, which is not the
+             SFT model. `add_role` makes the others. `reward` and `value` have a scalar head.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str = "",
+        lora: LoRA | None = LoRA(),
+        seed: int = 0,
+    ):
+        self.model = model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.name = name
+        self.lora = lora
+        self.heads: dict[str, nn.Linear] = {}
+        self._seed = seed
+        self._peft: PeftModel | None = None
+        self._copies: dict[str, PreTrainedModel] = {}
+        self._trainable: set[str] = set()
+        self._active = BASE
+
+    # Roles ------------------------------------------------------------------------------------
+
+    @property
+    def roles(self) -> list[str]:
+        adapters = list(self._peft.peft_config) if self._peft else []
+        return [BASE, *adapters, *self._copies]
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.get_input_embeddings().weight.device
+
+    @property
+    def context_length(self) -> int:
+        """Longest sequence the model was made for, in tokens."""
+        return self.model.config.max_position_embeddings
+
+    def add_role(self, role: str, copy_of: str = BASE) -> None:
+        """Make a role (or make it anew) that starts as an exact copy of another.
+
+        A copy of `base` starts with an update of zero. A scalar role copies the head of a scalar
+        role; else its head is drawn from N(0, 1 / (hidden + 1)), the variance of Stiennon et al.
+        """
+        if role == BASE or copy_of not in self.roles:
+            raise ValueError(f"cannot make role {role!r} from {copy_of!r}; roles: {self.roles}")
+        if self.lora is None:
+            self._copies[role] = copy.deepcopy(self._copies.get(copy_of, self.model))
+        else:
+            self._add_adapter(role)
+            if copy_of != BASE:
+                self.load_weights(role, self.weights(copy_of))
+        if role in SCALAR_ROLES:
+            self.heads[role] = self._new_head()
+            if copy_of in self.heads:
+                self.heads[role].load_state_dict(self.heads[copy_of].state_dict())
+        self._trainable.discard(role)
+        self._restore_requires_grad()
+
+    def _add_adapter(self, role: str) -> None:
+        if self._peft and role in self._peft.peft_config:
+            self.switch(BASE)
+            self._peft.base_model.delete_adapter(role)
+        config = LoraConfig(
+            r=self.lora.rank,
+            lora_alpha=self.lora.alpha,
+            target_modules="all-linear",
+            task_type="CAUSAL_LM",
+            base_model_name_or_path=self.name,
+        )
+        with torch.random.fork_rng():  # peft draws A from the global generator
+            torch.manual_seed(self._seed)
+            if self._peft is None:
+                self._peft = get_peft_model(self.model, config, adapter_name=role)
+            else:
+                self._peft.add_adapter(role, config)
+        self._active = ""
+        self.switch(BASE)
+
+    def _new_head(self) -> nn.Linear:
+        hidden = self.model.config.hidden_size
+        head = nn.Linear(hidden, 1, device="meta").to_empty(device="cpu")
+        generator = torch.Generator().manual_seed(self._seed)
+        with torch.no_grad():
+            head.weight.normal_(0.0, 1 / math.sqrt(hidden + 1), generator=generator)
+            head.bias.zero_()
+        return head.to(self.device).requires_grad_(False)
+
+    def switch(self, role: str) -> None:
+        """Make `role` the one that the next forward pass uses. Run its backward pass before the
+        next switch: a switched-off adapter takes no gradient."""
+        if role == self._active:
+            return
+        if role not in self.roles:
+            raise ValueError(f"no role {role!r}; roles: {self.roles}")
+        if self._peft:
+            if role == BASE:
+                self._peft.base_model.disable_adapter_layers()
+            else:
+                self._peft.base_model.enable_adapter_layers()
+                self._peft.base_model.set_adapter(role, inference_mode=True)
+            self._restore_requires_grad()
+        self._active = role
+
+    def _restore_requires_grad(self) -> None:
+        """peft decides anew at each switch what can be trained; here only `train_role` decides."""
+        for role in self.roles[1:]:
+            for parameter in self.parameters(role):
+                parameter.requires_grad_(role in self._trainable)
+
+    def train_role(self, role: str, trainable: bool = True) -> list[nn.Parameter]:
+        """Say whether a role can be trained; returns its parameters, head included."""
+        (self._trainable.add if trainable else self._trainable.discard)(role)
+        self._restore_requires_grad()
+        return self.parameters(role)
+
+    @contextlib.contextmanager
+    def active(self, role: str) -> Iterator[PreTrainedModel]:
+        """The model as `role` sees it, for a `with` block."""
+        self.switch(role)
+        yield self._copies.get(role, self.model)
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """A role's own parameters: its adapter (or copy) and its head."""
+        return [*self._named_parameters(role).values()] + (
+            [*self.heads[role].parameters()] if role in self.heads else []
+        )
+
+    def _named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        if role in self._copies:
+            return dict(self._copies[role].named_parameters())
+        marker = f".{role}."
+        return {
+            name.replace(marker, "."): parameter
+            for name, parameter in self.model.named_parameters()
+            if ".lora_" in name and marker in name
+        }
+
+    def weights(self, role: str) -> dict[str, Tensor]:
+        """A detached copy of a role's weights by name, without the head."""
+        return {n: p.detach().clone() for n, p in self._named_parameters(role).items()}
+
+    @torch.no_grad()
+    def load_weights(self, role: str, weights: dict[str, Tensor]) -> None:
+        """Put weights made by `weights` into a role."""
+        own = self._named_parameters(role)
+        if own.keys() != weights.keys():
+            odd = sorted(own.keys() ^ weights.keys())[0]
+            raise ValueError(f"weights do not fit role {role!r}: {odd} is on one side only")
+        for name, parameter in own.items():
+            parameter.copy_(weights[name])
+
+    def adapter(self, role: str) -> tuple[dict[str, Tensor], LoraConfig]:
+        """A role's adapter as peft writes it: state dict and config."""
+        state = get_peft_model_state_dict(self._peft, adapter_name=role)
+        return state, copy.deepcopy(self._peft.peft_config[role])
+
+    def sizes(self) -> dict[str, RoleSize]:
+        """Parameters and bytes of the base and of what each role adds to it.
+
+        A 4-bit weight counts as the parameters it stands for and the bytes it takes, its
+        quantisation constants included.
+        """
+        sizes = {BASE: _base_size(self.model)}
+        for role in self.roles[1:]:
+            own = self.parameters(role)
+            sizes[role] = RoleSize(
+                sum(p.numel() for p in own), sum(p.numel() * p.element_size() for p in own)
+            )
+        return sizes
+
+    # Forward passes ---------------------------------------------------------------------------
+
+    def logits(self, role: str, input_ids: Tensor, attention_mask: Tensor, keep: int = 0) -> Tensor:
+        """Next-token logits.
+
+        Args:    input_ids (B, T); attention_mask (B, T) bool, padding on either side;
+                 keep: only the last `keep` positions, 0 = all.
+        Returns: (B, keep or T, V) float32, unscaled.
+        """
+        with self.active(role) as model:
+            return model(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids(attention_mask),
+                logits_to_keep=keep,
+                use_cache=False,
+            ).logits.float()
+
+    def values(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """The scalar head of `reward` or `value` at every position: (B, T) float32, RM units."""
+        with self.active(role) as model:
+            hidden = model.get_decoder()(
+                input_ids=input_ids,
+                attention_mask=attention_mask.long(),
+                position_ids=position_ids(attention_mask),
+                use_cache=False,
+            ).last_hidden_state
+        return self.heads[role](hidden.float()).squeeze(-1)
+
+    def scores(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """One score per sequence, read at its last counted token: (B,) float32, RM units."""
+        last = attention_mask.long().cumsum(-1).argmax(-1)
+        return self.values(role, input_ids, attention_mask).gather(1, last[:, None]).squeeze(1)
+
+    @contextlib.contextmanager
+    def dropout(self, rate: float, generator: torch.Generator) -> Iterator[None]:
+        """Residual dropout, as GPT-3's SFT had it: on what each attention and MLP block adds.
+
+        Drawn from `generator`, so that a run can be repeated; off outside of the block, so that
+        log-probabilities of the policy are exact.
+        """
+
+        def drop(module, args, output):
+            first, *rest = output if isinstance(output, tuple) else (output,)
+            keep = torch.empty_like(first).bernoulli_(1 - rate, generator=generator)
+            first = first * keep / (1 - rate)
+            return (first, *rest) if isinstance(output, tuple) else first
+
+        models = [self.model, *self._copies.values()] if rate > 0 else []
+        hooks = [
+            block.register_forward_hook(drop)
+            for model in models
+            for layer in model.modules()
+            for name, block in layer.named_children()
+            if name in ("self_attn", "mlp")
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+
+def position_ids(attention_mask: Tensor) -> Tensor:
+    """Positions that ignore padding on the left: (B, T), the first counted token is 0.
+
+    >>> position_ids(torch.tensor([[0, 0, 1, 1]])).tolist()
+    [[0, 0, 0, 1]]
+    """
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+def _base_size(model: PreTrainedModel) -> RoleSize:
+    parameters = taken = 0
+    for name, parameter in model.named_parameters():
+        if ".lora_" in name:
+            continue
+        state = getattr(parameter, "quant_state", None)
+        parameters += math.prod(state.shape) if state else parameter.numel()
+        taken += parameter.numel() * parameter.element_size()
+        if state:
+            constants = [state.absmax]
+            if state.nested:
+                constants += [state.state2.absmax, state.state2.code, state.offset]
+            taken += sum(t.numel() * t.element_size() for t in constants)
+    return RoleSize(parameters, taken)

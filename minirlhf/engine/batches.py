@@ -1,0 +1,185 @@
+"""From records to padded tensors: chat template, tokenising, padding, batching by length."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from minirlhf.engine.records import DataError, Demonstration, Prompt, Ranking
+
+# For a tokenizer that brings no chat template of its own: plain text, no special token but EOS.
+CHAT_TEMPLATE = (
+    "{% for m in messages %}"
+    "{% if m['role'] == 'user' %}{{ 'User: ' + m['content'] + '\\n' }}"
+    "{% else %}{{ 'Assistant: ' + m['content'] + eos_token }}"
+    "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+
+
+class PromptBatch(NamedTuple):
+    """Prompts padded on the left, so that responses start in one column."""
+
+    prompt_ids: Tensor  # (B, P)
+    prompt_mask: Tensor  # (B, P) bool, True = counts
+
+
+class SequenceBatch(NamedTuple):
+    """Prompt + response, padded on the right."""
+
+    input_ids: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T) bool, True = counts
+    response_mask: Tensor  # (B, T) bool, True = a token of the response, EOS included
+
+
+class RankingBatch(NamedTuple):
+    """B prompts with up to K ranked responses each; every response stands here once."""
+
+    sequences: SequenceBatch  # N rows, one for each response
+    row: Tensor  # (N,) which prompt a response belongs to
+    slot: Tensor  # (N,) which of the K columns it takes
+    ranks: Tensor  # (B, K) 1 = best, equal = tied, 0 = empty slot
+
+    def by_prompt(self, scores: Tensor) -> Tensor:
+        """Scores (N,) as (B, K), 0 in empty slots."""
+        table = scores.new_zeros(self.ranks.shape)
+        return table.index_put((self.row, self.slot), scores)
+
+
+class Encoder:
+    """Turns prompts and responses into token ids, for one tokenizer and one length limit.
+
+    Args: tokenizer; limit: context length in tokens; device: where the tensors go.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, limit: int, device="cpu"):
+        self.tokenizer = tokenizer
+        self.limit = limit
+        self.device = device
+        self.template = tokenizer.chat_template or CHAT_TEMPLATE
+
+    def _render(self, messages: list[dict[str, str]], open_turn: bool) -> str:
+        return self.tokenizer.apply_chat_template(
+            messages,
+            chat_template=self.template,
+            add_generation_prompt=open_turn,
+            tokenize=False,
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
+        """Token ids of a prompt in the chat template, the assistant's turn opened.
+
+        Raises DataError, naming the prompt's line, where it leaves no `room` for a response.
+        """
+        return self.dialogue([{"role": "user", "content": prompt.prompt}], prompt, room)
+
+    def dialogue(self, messages, record: Prompt | None = None, room: int = 0) -> list[int]:
+        """Token ids of a dialogue that ends with the user's turn."""
+        return self._within_limit(self._ids(self._render(messages, open_turn=True)), record, room)
+
+    def plain(self, text: str, room: int = 0) -> list[int]:
+        """Token ids of bare text, as the pretrained base gets it."""
+        return self._within_limit(self._ids(text), None, room)
+
+    def _within_limit(self, ids: list[int], record, room: int) -> list[int]:
+        if len(ids) + room > self.limit:
+            where = f"{record.where}: " if record is not None and record.where else ""
+            raise DataError(
+                f"{where}field 'prompt': has {len(ids)} tokens; with {room} for the response "
+                f"that is over the model's context of {self.limit}"
+            )
+        return ids
+
+    def response(self, prompt: str, response: str) -> list[int]:
+        """Token ids of a response as the template writes it, up to and with its first EOS."""
+        user = {"role": "user", "content": prompt}
+        opened = self._render([user], open_turn=True)
+        whole = self._render([user, {"role": "assistant", "content": response}], open_turn=False)
+        if not whole.startswith(opened):
+            raise DataError("the tokenizer's chat template rewrites the prompt once it is answered")
+        ids = self._ids(whole[len(opened) :])
+        eos = self.tokenizer.eos_token_id
+        return ids[: ids.index(eos) + 1] if eos in ids else [*ids, eos]
+
+    def pair(self, record: Demonstration | Ranking, response: str) -> tuple[list[int], list[int]]:
+        """(prompt ids, response ids) of a record; DataError names its line if it is too long."""
+        response_ids = self.response(record.prompt, response)
+        return self.prompt(record, room=len(response_ids)), response_ids
+
+    def prompts(self, prompts: Sequence[list[int]]) -> PromptBatch:
+        """Pad prompts on the left."""
+        width = max(map(len, prompts))
+        pad = self.tokenizer.pad_token_id
+        ids = [[pad] * (width - len(p)) + p for p in prompts]
+        mask = [[False] * (width - len(p)) + [True] * len(p) for p in prompts]
+        return PromptBatch(self._tensor(ids), self._tensor(mask))
+
+    def sequences(self, pairs: Sequence[tuple[list[int], list[int]]]) -> SequenceBatch:
+        """Pad (prompt ids, response ids) pairs on the right."""
+        width = max(len(p) + len(r) for p, r in pairs)
+        pad = self.tokenizer.pad_token_id
+        ids, mask, response = [], [], []
+        for p, r in pairs:
+            gap = width - len(p) - len(r)
+            ids.append(p + r + [pad] * gap)
+            mask.append([True] * (len(p) + len(r)) + [False] * gap)
+            response.append([False] * len(p) + [True] * len(r) + [False] * gap)
+        return SequenceBatch(*map(self._tensor, (ids, mask, response)))
+
+    def rankings(self, rankings: Sequence[Ranking]) -> RankingBatch:
+        """All responses of some rankings as one batch: K forward rows for a prompt, not K (K-1)."""
+        pairs, row, slot = [], [], []
+        width = max(len(r.ranks) for r in rankings)
+        for b, ranking in enumerate(rankings):
+            for k, response in enumerate(ranking.responses):
+                pairs.append(self.pair(ranking, response))
+                row.append(b)
+                slot.append(k)
+        ranks = [[*r.ranks] + [0] * (width - len(r.ranks)) for r in rankings]
+        return RankingBatch(
+            self.sequences(pairs), self._tensor(row), self._tensor(slot), self._tensor(ranks)
+        )
+
+    def _tensor(self, values) -> Tensor:
+        return torch.tensor(values, device=self.device)
+
+    def text(self, response_ids: Tensor, response_mask: Tensor) -> list[str]:
+        """Decode the counted tokens of responses, without special tokens, stripped."""
+        return [
+            self.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
+            for ids, mask in zip(response_ids, response_mask, strict=True)
+        ]
+
+
+def length_grouped_batches(
+    lengths: Sequence[int], batch_size: int, generator: torch.Generator
+) -> Iterator[list[int]]:
+    """One epoch of batches of indices whose lengths are alike, in random order.
+
+    Shuffles, cuts into pools of 16 batches and sorts within a pool: padding all but vanishes and
+    a batch still differs from epoch to epoch.
+    """
+    order = torch.randperm(len(lengths), generator=generator).tolist()
+    batches = []
+    for start in range(0, len(order), pool := 16 * batch_size):
+        near = sorted(order[start : start + pool], key=lambda i: lengths[i])
+        batches += [near[i : i + batch_size] for i in range(0, len(near), batch_size)]
+    for index in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[index]
+
+
+def packed_blocks(texts: Sequence[str], tokenizer, length: int) -> Tensor:
+    """Documents joined with EOS between them and cut into full blocks: (N, length) int64."""
+    ids: list[int] = []
+    for encoded in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+        ids += [*encoded, tokenizer.eos_token_id]
+    count = len(ids) // length
+    if count == 0:
+        raise DataError(f"the texts have {len(ids)} tokens, fewer than one block of {length}")
+    return torch.tensor(ids[: count * length]).view(count, length)

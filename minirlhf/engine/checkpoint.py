@@ -1,0 +1,193 @@
+"""Roles on disk, in the formats of peft and transformers; whole folders or nothing."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
+
+from minirlhf import __version__
+from minirlhf.engine.backbone import BASE, SCALAR_ROLES, Backbone, LoRA
+from minirlhf.engine.models import load_backbone
+from minirlhf.engine.records import DataError
+
+CARD = "minirlhf.json"
+
+
+@contextlib.contextmanager
+def whole_folder(folder: str | Path) -> Iterator[Path]:
+    """A fresh folder to fill; it takes `folder`'s place only once the block has ended well."""
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    mark = uuid.uuid4().hex[:8]
+    partial = folder.with_name(f".{folder.name}.{mark}.partial")
+    old = folder.with_name(f".{folder.name}.{mark}.old")
+    partial.mkdir()
+    try:
+        yield partial
+        if folder.exists():
+            os.replace(folder, old)
+        os.replace(partial, folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def save_role(backbone: Backbone, role: str, folder: str | Path) -> None:
+    """Save one role: a peft adapter (with `score` head for scalar roles), or a whole model where
+    roles are full copies; beside it the tokenizer and a card that names the base.
+
+    The policy loads with `PeftModel.from_pretrained(AutoModelForCausalLM...)`, the reward model
+    with `PeftModel.from_pretrained(AutoModelForSequenceClassification...)`. Transformers'
+    classification head has no bias, so its logit is our score minus `score_bias` on the card.
+    """
+    with whole_folder(folder) as partial:
+        if backbone.lora is None:
+            _save_copy(backbone, role, partial)
+        else:
+            _save_adapter(backbone, role, partial)
+        backbone.tokenizer.save_pretrained(partial)
+        _write_card(backbone, role, partial)
+
+
+def _write_card(backbone: Backbone, role: str, folder: Path) -> None:
+    card = {"minirlhf": __version__, "role": role, "base": backbone.name}
+    card["lora"] = None if backbone.lora is None else vars(backbone.lora)
+    if role in SCALAR_ROLES:
+        card["score_bias"] = backbone.heads[role].bias.item()
+    (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def _save_adapter(backbone: Backbone, role: str, folder: Path) -> None:
+    state, config = backbone.adapter(role)
+    if role in SCALAR_ROLES:
+        config.task_type = "SEQ_CLS"
+        config.modules_to_save = ["score"]
+        state["base_model.model.score.weight"] = backbone.heads[role].weight
+    config.inference_mode = True
+    config.save_pretrained(folder)
+    save_file(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
+        folder / "adapter_model.safetensors",
+        metadata={"format": "pt"},
+    )
+
+
+def _save_copy(backbone: Backbone, role: str, folder: Path) -> None:
+    with backbone.active(role) as model:
+        if role in SCALAR_ROLES:
+            model = as_classifier(backbone, role)
+        model.save_pretrained(folder)
+
+
+def as_classifier(backbone: Backbone, role: str):
+    """A scalar role that is a full copy, as transformers' sequence classifier."""
+    config = backbone.model.config.__class__.from_dict(backbone.model.config.to_dict())
+    config.num_labels = 1
+    config.pad_token_id = backbone.tokenizer.pad_token_id
+    model = AutoModelForSequenceClassification.from_config(config)
+    weights = {n.removeprefix("model."): w for n, w in backbone.weights(role).items()}
+    missing, _ = model.base_model.load_state_dict(weights, strict=False)
+    if missing:
+        raise ValueError(f"the classifier of {type(model).__name__} lacks {missing[0]}")
+    with torch.no_grad():
+        model.score.weight.copy_(backbone.heads[role].weight)
+    return model
+
+
+def read_card(folder: str | Path) -> dict:
+    """The card of a saved role; DataError, one line, where the folder holds none."""
+    path = Path(folder) / CARD
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise DataError(f"{folder}: is not a checkpoint of minirlhf (no {CARD})") from None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
+
+
+def load_role(backbone: Backbone, role: str, folder: str | Path) -> None:
+    """Make `role` on the backbone from a folder that `save_role` wrote; its base must be the same.
+
+    Raises DataError, one line, where file or card are missing, damaged or of another base.
+    """
+    folder, card = Path(folder), read_card(folder)
+    if Path(card["base"]).name != Path(backbone.name).name:
+        raise DataError(f"{folder}: was trained on {card['base']}, not on {backbone.name}")
+    saved = None if backbone.lora is None else vars(backbone.lora)
+    if card["lora"] != saved:
+        raise DataError(f"{folder}: has LoRA {card['lora']}, the backbone {saved}")
+    file = folder / ("model.safetensors" if saved is None else "adapter_model.safetensors")
+    try:
+        state = load_file(file)
+    except (OSError, ValueError) as error:
+        raise DataError(f"{file}: cannot be read: {error}") from None
+    except Exception as error:  # safetensors' own error type derives from Exception alone
+        if type(error).__name__ != "SafetensorError":
+            raise
+        raise DataError(f"{file}: is damaged: {error}") from None
+    backbone.add_role(role)
+    head = state.pop("score.weight", state.pop("base_model.model.score.weight", None))
+    weights = backbone.weights(role)
+    if saved is not None:
+        state = {name.removeprefix("base_model.model."): w for name, w in state.items()}
+    _fill(weights, state, file)
+    backbone.load_weights(role, weights)
+    if role in SCALAR_ROLES:
+        if head is None:
+            raise DataError(f"{file}: holds no score head, so it cannot be the role {role!r}")
+        with torch.no_grad():
+            backbone.heads[role].weight.copy_(head)
+            backbone.heads[role].bias.fill_(card["score_bias"])
+
+
+def _fill(weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor], file: Path) -> None:
+    for name in weights:
+        if name not in state and name != "lm_head.weight":  # a classifier's copy has no LM head
+            raise DataError(f"{file}: lacks the weight {name}")
+        if name in state:
+            weights[name] = state[name].to(weights[name])
+
+
+def open_checkpoint(folder: str | Path, role: str, quantize: str = "none") -> Backbone:
+    """Load a saved role together with the base that its card names."""
+    card = read_card(folder)
+    lora = None if card["lora"] is None else LoRA(**card["lora"])
+    backbone = load_backbone(card["base"], quantize=quantize, lora=lora)
+    load_role(backbone, role, folder)
+    return backbone
+
+
+def export_merged(backbone: Backbone, role: str, folder: str | Path) -> None:
+    """Write a causal role as one plain transformers model, the adapter added into the weights.
+
+    Raises ValueError on a 4-bit base: the sum would have to be quantised again and so change.
+    """
+    if getattr(backbone.model, "is_quantized", False):
+        raise ValueError("a 4-bit base cannot be merged exactly; save the adapter instead")
+    clean = type(backbone.model)(backbone.model.config)
+    with torch.no_grad(), backbone.active(BASE):
+        state = {
+            name.replace(".base_layer", ""): tensor.clone()
+            for name, tensor in backbone.model.state_dict().items()
+            if ".lora_" not in name
+        }
+        if role != BASE and backbone.lora is None:
+            state = backbone.weights(role)
+        elif role != BASE:
+            scale = backbone.lora.alpha / backbone.lora.rank
+            weights = backbone.weights(role)
+            for name, a in weights.items():
+                if ".lora_A" in name:
+                    target = name.replace(".lora_A.weight", ".weight")
+                    state[target] += scale * weights[name.replace("lora_A", "lora_B")] @ a
+    clean.load_state_dict(state, strict=False)
+    with whole_folder(folder) as partial:
+        clean.save_pretrained(partial)
+        backbone.tokenizer.save_pretrained(partial)

@@ -1,0 +1,156 @@
+"""The sampler: responses of a role, with the log-probabilities they were drawn with."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from minirlhf.engine.backbone import Backbone, position_ids
+from minirlhf.engine.batches import Encoder, PromptBatch
+from minirlhf.maths.masked import gather_logprobs, response_mask
+
+
+class Rollout(NamedTuple):
+    """Prompts (padded left) and sampled responses (padded right): two blocks side by side."""
+
+    prompt_ids: Tensor  # (B, P)
+    prompt_mask: Tensor  # (B, P) bool
+    response_ids: Tensor  # (B, R)
+    response_mask: Tensor  # (B, R) bool, the first EOS counts
+    logprobs: Tensor  # (B, R) nats, at the sampling temperature, 0 where masked
+
+    @property
+    def input_ids(self) -> Tensor:
+        return torch.cat([self.prompt_ids, self.response_ids], 1)
+
+    @property
+    def attention_mask(self) -> Tensor:
+        return torch.cat([self.prompt_mask, self.response_mask], 1)
+
+    @property
+    def lengths(self) -> Tensor:
+        """Response lengths, (B,), tokens, EOS counted."""
+        return self.response_mask.sum(1)
+
+    def ended(self, eos_id: int) -> Tensor:
+        """(B,) bool: which responses reached EOS."""
+        return ((self.response_ids == eos_id) & self.response_mask).any(1)
+
+    def rows(self, index) -> "Rollout":
+        """The rows that `index` picks."""
+        return Rollout(*(tensor[index] for tensor in self))
+
+
+@torch.no_grad()
+def sample(
+    backbone: Backbone,
+    role: str,
+    prompts: PromptBatch,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+) -> Rollout:
+    """Draw one response for each prompt.
+
+    Args:    role: who answers; max_new_tokens: at most R; generator: on the backbone's device;
+             temperature: divides the logits, 0 = take the most likely; top_p: draw from the
+             smallest set of tokens with that much probability (PPO needs 1: its log-probabilities
+             are those of the whole distribution).
+    Returns: Rollout, R = the longest response drawn. All tokens after the first EOS are padding.
+    """
+    ids, mask = prompts
+    eos, pad = backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id
+    cache = DynamicCache(config=backbone.model.config)
+    going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
+    step_ids, step_mask, positions = ids, mask, position_ids(mask)
+    drawn, logprobs = [], []
+    with backbone.active(role) as model:
+        for _ in range(max_new_tokens):
+            logits = (
+                model(
+                    input_ids=step_ids,
+                    attention_mask=step_mask.long(),
+                    position_ids=positions,
+                    past_key_values=cache,
+                    use_cache=True,
+                    logits_to_keep=1,
+                )
+                .logits[:, -1]
+                .float()
+            )
+            token = _draw(logits, temperature, top_p, generator)
+            scaled = logits / temperature if temperature > 0 else logits
+            logprob = torch.log_softmax(scaled, -1).gather(1, token[:, None]).squeeze(1)
+            drawn.append(torch.where(going, token, pad))
+            logprobs.append(torch.where(going, logprob, 0.0))
+            going = going & (token != eos)
+            if not going.any():
+                break
+            step_ids = drawn[-1][:, None]
+            step_mask = torch.cat([step_mask, torch.ones_like(step_mask[:, :1])], 1)
+            positions = positions[:, -1:] + 1
+    response_ids = torch.stack(drawn, 1)
+    # Where pad and EOS are one token, only the first of them counts; `response_mask` knows that.
+    return Rollout(
+        ids, mask, response_ids, response_mask(response_ids, eos), torch.stack(logprobs, 1)
+    )
+
+
+def _draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
+    if temperature == 0:
+        return logits.argmax(-1)
+    probs = torch.softmax(logits / temperature, -1)
+    if top_p < 1:
+        ordered, index = probs.sort(-1, descending=True)
+        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+        probs = torch.zeros_like(probs).scatter(1, index, ordered)
+    # argmax(p / Exp(1)) is a draw from p: the exponential race, without a host round trip
+    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+
+
+def response_logits(backbone: Backbone, role: str, rollout: Rollout, temperature: float) -> Tensor:
+    """Logits that predict each response token, divided by the temperature: (B, R, V)."""
+    length = rollout.response_ids.shape[1]
+    logits = backbone.logits(role, rollout.input_ids, rollout.attention_mask, keep=length + 1)
+    return logits[:, :-1] / temperature
+
+
+def response_logprobs(
+    backbone: Backbone, role: str, rollout: Rollout, temperature: float = 1.0
+) -> Tensor:
+    """Log-probabilities of a rollout's tokens under a role: (B, R) nats, 0 where masked."""
+    logits = response_logits(backbone, role, rollout, temperature)
+    logprobs = gather_logprobs(logits, rollout.response_ids)
+    return torch.where(rollout.response_mask, logprobs, 0.0)
+
+
+def response_values(backbone: Backbone, rollout: Rollout) -> Tensor:
+    """Value of the state before each response token: (B, R) RM units, 0 where masked."""
+    values = backbone.values("value", rollout.input_ids, rollout.attention_mask)
+    before = values[:, rollout.prompt_ids.shape[1] - 1 : -1]
+    return torch.where(rollout.response_mask, before, 0.0)
+
+
+@torch.no_grad()
+def answers(
+    backbone: Backbone,
+    role: str,
+    encoder: Encoder,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+    top_p: float = 1.0,
+    batch_size: int = 64,
+) -> list[tuple[str, bool]]:
+    """Answer encoded prompts: (text, whether it reached EOS) for each, in their order."""
+    generator = torch.Generator(backbone.device).manual_seed(seed)
+    found = []
+    for start in range(0, len(prompts), batch_size):
+        batch = encoder.prompts(prompts[start : start + batch_size])
+        rollout = sample(backbone, role, batch, max_new_tokens, generator, temperature, top_p)
+        texts = encoder.text(rollout.response_ids, rollout.response_mask)
+        found += zip(texts, rollout.ended(backbone.tokenizer.eos_token_id).tolist(), strict=True)
+    return found

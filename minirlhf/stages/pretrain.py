@@ -1,0 +1,133 @@
+"""Stage 0: pretrain a small base model from scratch, tokenizer and all.
+
+The paper started from GPT-3. Here the start is `moonlet-1m`, a Llama of about a million
+parameters that has read nothing but the almanac's little web.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from minirlhf.engine.backbone import position_ids
+from minirlhf.engine.batches import CHAT_TEMPLATE, length_grouped_batches
+from minirlhf.engine.optimisation import adam, cosine, optimiser_step, warm_up
+from minirlhf.engine.settings import setting, validated
+from minirlhf.maths.losses import sft_loss
+from minirlhf.maths.masked import gather_logprobs
+
+EOS, PAD = "<|endoftext|>", "<|pad|>"
+
+
+@validated
+@dataclass(frozen=True)
+class PretrainConfig:
+    """Size and training of a base model; the defaults are those of the shipped moonlet-1m."""
+
+    vocabulary: int = setting(2048, "entries of the byte-level BPE tokenizer", least=300)
+    hidden_size: int = setting(128, "width of the residual stream", least=8)
+    layers: int = setting(4, "decoder layers", least=1)
+    heads: int = setting(4, "attention heads", least=1)
+    intermediate_size: int = setting(384, "width of the MLP", least=8)
+    context_length: int = setting(256, "longest sequence, tokens", least=32)
+    documents: int = setting(60_000, "documents of the corpus", least=1)
+    epochs: int = setting(1, "passes over the corpus", least=1)
+    batch_size: int = setting(48, "documents per step", least=1)
+    learning_rate: float = setting(3e-3, "Adam's peak step size", above=0)
+    warmup_steps: int = setting(50, "steps from a tenth of the rate up to it", least=0)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    seed: int = setting(0, "corpus, initial weights, order of the documents")
+
+
+def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer; digits stand alone, so that numbers are spelled one way."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[EOS, PAD],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe, eos_token=EOS, pad_token=PAD, model_max_length=context
+    )
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+    """A Llama with random weights of `config`'s shape, drawn from its seed."""
+    shape = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.layers,
+        num_attention_heads=config.heads,
+        num_key_value_heads=config.heads,
+        max_position_embeddings=config.context_length,
+        tie_word_embeddings=True,
+        bos_token_id=None,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    with torch.random.fork_rng():  # transformers draws initial weights from the global generator
+        torch.manual_seed(config.seed)
+        return LlamaForCausalLM(shape).float()
+
+
+def pretrain(
+    config: PretrainConfig,
+    model: LlamaForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    texts: Sequence[str],
+) -> Iterator[dict[str, float]]:
+    """Train on documents, each from its first token to its EOS, batched by length.
+
+    Yields: after each step `train_loss` (nats per token), `learning_rate`, `epoch`.
+    """
+    documents = [
+        [*ids, tokenizer.eos_token_id][: config.context_length]
+        for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+    ]
+    lengths = [len(d) for d in documents]
+    optimiser = adam(model.parameters(), config.learning_rate)
+    generator = torch.Generator().manual_seed(config.seed)
+    total, step = total_steps(config, len(documents)), 0
+    model.train()
+    for _ in range(config.epochs):
+        for indices in length_grouped_batches(lengths, config.batch_size, generator):
+            rate = cosine(step, total) * warm_up(step, config.warmup_steps)
+            rate *= config.learning_rate
+            loss = document_loss(model, [documents[i] for i in indices], tokenizer.pad_token_id)
+            loss.backward()
+            optimiser_step(optimiser, rate, config.max_grad_norm)
+            step += 1
+            epoch = step / total * config.epochs
+            yield {"train_loss": loss.item(), "learning_rate": rate, "epoch": epoch}
+    model.eval()
+
+
+def total_steps(config: PretrainConfig, count: int) -> int:
+    """Optimiser steps of a whole run over `count` documents."""
+    return config.epochs * -(-count // config.batch_size)
+
+
+def document_loss(model, documents: Sequence[list[int]], pad: int) -> torch.Tensor:
+    """Mean next-token loss over documents padded on the right: scalar, nats per token."""
+    width = max(map(len, documents))
+    ids = torch.tensor([d + [pad] * (width - len(d)) for d in documents])
+    mask = torch.tensor([[True] * len(d) + [False] * (width - len(d)) for d in documents])
+    logits = model(
+        input_ids=ids[:, :-1],
+        attention_mask=mask[:, :-1].long(),
+        position_ids=position_ids(mask[:, :-1]),
+        use_cache=False,
+    ).logits
+    return sft_loss(gather_logprobs(logits, ids[:, 1:]), mask[:, 1:])

@@ -1,0 +1,162 @@
+"""Stage 2: the reward model, from people's rankings of K responses.
+
+Each response goes through the model once; all C(K, 2) pairs of a prompt then stand in one batch
+element. Taken apart and shuffled, the same response would be trained on K - 1 times in an epoch,
+and InstructGPT saw that over-fit (section 3.5).
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from minirlhf.engine.backbone import Backbone
+from minirlhf.engine.batches import Encoder
+from minirlhf.engine.optimisation import adam, cosine, optimiser_step
+from minirlhf.engine.records import Demonstration, Prompt, Ranking
+from minirlhf.engine.settings import setting, validated
+from minirlhf.maths.preferences import (
+    best_of_k_loss,
+    pair_accuracy,
+    plackett_luce_loss,
+    ranking_loss,
+    ranking_to_pairs,
+)
+
+
+@validated
+@dataclass(frozen=True)
+class RewardConfig:
+    """Settings of the reward model; paper values from appendix C.2 (6B)."""
+
+    epochs: int = setting(1, "passes over the rankings; more over-fit quickly", paper=1, least=1)
+    batch_size: int = setting(16, "prompts per step, all their pairs with them", paper=64, least=1)
+    microbatch_size: int = setting(16, "prompts per forward pass", least=1)
+    learning_rate: float = setting(1e-3, "Adam's peak step size", paper=9e-6, above=0)
+    final_rate: float = setting(0.1, "cosine decay ends at this share", paper=0.1, least=0, most=1)
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    loss: str = setting(
+        "pairs",
+        "all pairs (Bradley-Terry), the whole order (Plackett-Luce), or the best of K",
+        paper="pairs",
+        choices=("pairs", "plackett_luce", "best_of_k"),
+    )
+    ties: str = setting(
+        "drop",
+        "tied pairs, for loss=pairs: dropped, labelled half-half, or a tie model",
+        paper="drop",
+        choices=("drop", "half", "rao_kupper"),
+    )
+    seed: int = setting(0, "order of the data")
+
+
+def train_reward(
+    config: RewardConfig,
+    backbone: Backbone,
+    train: Sequence[Ranking],
+    valid: Sequence[Ranking] = (),
+    demonstrations: Sequence[Demonstration] = (),
+    init: str = "reference",
+) -> Iterator[dict[str, float]]:
+    """Train the role `reward`: an adapter that starts from `init`, and a scalar head.
+
+    Args:    train, valid: rankings, K may vary; demonstrations: the bias is set so that they score
+             0 on average; init: the role to start from, as the paper from SFT or GPT-3.
+    Yields:  after each step `ranking_loss`, `pair_accuracy`, `learning_rate`, `epoch`; the last
+             step of an epoch adds `valid_ranking_loss` and `valid_pair_accuracy`.
+    Source:  Ouyang et al. 2022, equation 1 and appendix C.2 (arXiv:2203.02155).
+    """
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    loss_of = _loss_function(config)
+    backbone.add_role("reward", copy_of=init)
+    optimiser = adam(backbone.train_role("reward"), config.learning_rate)
+    generator = torch.Generator().manual_seed(config.seed)
+    total, step = total_steps(config, len(train)), 0
+
+    for _ in range(config.epochs):
+        order = torch.randperm(len(train), generator=generator).tolist()
+        for start in range(0, len(order), config.batch_size):
+            rate = config.learning_rate * cosine(step, total, config.final_rate)
+            rankings = [train[i] for i in order[start : start + config.batch_size]]
+            stats = _accumulate(config, backbone, encoder, rankings, loss_of)
+            optimiser_step(optimiser, rate, config.max_grad_norm)
+            step += 1
+            stats |= {"learning_rate": rate, "epoch": step / total * config.epochs}
+            if start + config.batch_size >= len(order) and valid:
+                stats |= {f"valid_{k}": v for k, v in evaluate(config, backbone, valid).items()}
+            yield stats
+
+    backbone.train_role("reward", trainable=False)
+    if demonstrations:
+        centre(backbone, demonstrations)
+
+
+def total_steps(config: RewardConfig, count: int) -> int:
+    """Optimiser steps of a whole run over `count` rankings."""
+    return config.epochs * math.ceil(count / config.batch_size)
+
+
+def _loss_function(config: RewardConfig) -> Callable[..., Tensor]:
+    if config.loss == "pairs":
+        return partial(ranking_loss, ties=config.ties)
+    return {"plackett_luce": plackett_luce_loss, "best_of_k": best_of_k_loss}[config.loss]
+
+
+def _accumulate(config, backbone, encoder, rankings, loss_of) -> dict[str, float]:
+    """Gradients of one batch, micro-batch by micro-batch; `count` makes them add up exactly."""
+    loss = right = pairs = 0.0
+    for start in range(0, len(rankings), config.microbatch_size):
+        batch = encoder.rankings(rankings[start : start + config.microbatch_size])
+        sequences = batch.sequences
+        flat = backbone.scores("reward", sequences.input_ids, sequences.attention_mask)
+        scores = batch.by_prompt(flat)
+        part = loss_of(scores, batch.ranks, count=len(rankings))
+        if part.requires_grad:
+            part.backward()
+        loss += part.item()
+        n = sum(len(ranking_to_pairs(r)) for r in batch.ranks.tolist())
+        right += pair_accuracy(scores.detach(), batch.ranks).item() * n
+        pairs += n
+    return {"ranking_loss": loss, "pair_accuracy": right / pairs}
+
+
+@torch.no_grad()
+def evaluate(
+    config: RewardConfig, backbone: Backbone, rankings: Sequence[Ranking]
+) -> dict[str, float]:
+    """`ranking_loss` and `pair_accuracy` of the reward model on some rankings."""
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    return _accumulate(config, backbone, encoder, rankings, _loss_function(config))
+
+
+@torch.no_grad()
+def score_texts(
+    backbone: Backbone,
+    prompts: Sequence[Prompt],
+    responses: Sequence[str],
+    batch_size: int = 64,
+) -> list[float]:
+    """The reward model's scores of responses given as text: RM units, one for each."""
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    scores: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        rows = zip(prompts[part], responses[part], strict=True)
+        batch = encoder.sequences([encoder.pair(p, text) for p, text in rows])
+        scores += backbone.scores("reward", batch.input_ids, batch.attention_mask).tolist()
+    return scores
+
+
+@torch.no_grad()
+def centre(backbone: Backbone, demonstrations: Sequence[Demonstration]) -> float:
+    """Shift the reward model's bias so that demonstrations score 0 on average; returns the shift.
+
+    Rankings fix only differences of scores, so the zero has to be chosen: the paper puts it here.
+    """
+    scores = score_texts(backbone, demonstrations, [d.response for d in demonstrations])
+    shift = -sum(scores) / len(scores)
+    backbone.heads["reward"].bias += shift
+    return shift

@@ -1,0 +1,161 @@
+"""Stage 1: supervised fine-tuning on demonstrations.
+
+The loss counts the response's tokens only: the prompt is given, not learned. InstructGPT trained
+for 16 epochs although the validation loss rose after the first, since the reward model's score of
+the answers went on rising (section 3.5); so both can select the epoch that is kept.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from minirlhf.engine.backbone import BASE, Backbone
+from minirlhf.engine.batches import Encoder, SequenceBatch, length_grouped_batches
+from minirlhf.engine.optimisation import adam, cosine, optimiser_step
+from minirlhf.engine.records import Demonstration, Prompt
+from minirlhf.engine.rollout import answers
+from minirlhf.engine.settings import setting, validated
+from minirlhf.maths.losses import sft_loss
+from minirlhf.maths.masked import gather_logprobs
+
+Pair = tuple[list[int], list[int]]
+ScoreFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
+
+
+@validated
+@dataclass(frozen=True)
+class SFTConfig:
+    """Settings of supervised fine-tuning; paper values from appendix C.1 (1.3B and 6B)."""
+
+    epochs: int = setting(3, "passes over the demonstrations", paper=16, least=1)
+    batch_size: int = setting(32, "demonstrations per step", paper=32, least=1)
+    learning_rate: float = setting(2e-3, "Adam's peak step size", paper=9.65e-6, above=0)
+    final_rate: float = setting(0.1, "cosine decay ends at this share", paper=0.1, least=0, most=1)
+    dropout: float = setting(0.1, "residual dropout rate", paper=0.2, least=0, most=0.9)
+    pretraining_mix: float = setting(
+        0.0, "pretraining texts added, as a share of the demonstrations", paper=0.1, least=0
+    )
+    max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
+    select: str = setting(
+        "last",
+        "which epoch is kept: the last, or the best by validation loss or score",
+        paper="score",
+        choices=("last", "loss", "score"),
+    )
+    max_new_tokens: int = setting(40, "longest sampled answer, tokens, for valid_score", least=1)
+    seed: int = setting(0, "order of the data, dropout, sampling")
+
+
+def sft(
+    config: SFTConfig,
+    backbone: Backbone,
+    train: Sequence[Demonstration],
+    valid: Sequence[Demonstration] = (),
+    score: ScoreFunction | None = None,
+    pretraining: Sequence[str] = (),
+    role: str = "reference",
+) -> Iterator[dict[str, float]]:
+    """Fine-tune the base on demonstrations, as the role `reference`.
+
+    Args:    train, valid: demonstrations; score: any function (prompts, responses) -> scores, such
+             as a reward model; pretraining: texts for `pretraining_mix`.
+    Yields:  after each step `train_loss` (nats per response token), `learning_rate`, `epoch`; the
+             last step of an epoch adds `valid_loss` and `valid_score` where there is data for them.
+    Afterwards `reference` is frozen and holds the epoch that `select` names.
+    Source:  Ouyang et al. 2022, section 3.5 and appendix C.1 (arXiv:2203.02155).
+    """
+    if config.select != "last" and not valid:
+        raise ValueError(f"select={config.select!r} needs validation demonstrations")
+    if config.select == "score" and score is None:
+        raise ValueError("select='score' needs a score function, such as a reward model")
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    pairs = [encoder.pair(d, d.response) for d in train]
+    pairs += _texts_as_pairs(encoder, pretraining, round(config.pretraining_mix * len(train)))
+    valid_pairs = [encoder.pair(d, d.response) for d in valid]
+    lengths = [len(p) + len(r) for p, r in pairs]
+
+    backbone.add_role(role, copy_of=BASE)
+    optimiser = adam(backbone.train_role(role), config.learning_rate)
+    generator = torch.Generator().manual_seed(config.seed)
+    dropout_generator = torch.Generator(backbone.device).manual_seed(config.seed)
+    total, step = total_steps(config, len(pairs)), 0
+    best: tuple[float, dict] | None = None
+
+    for epoch in range(1, config.epochs + 1):
+        batches = list(length_grouped_batches(lengths, config.batch_size, generator))
+        for number, indices in enumerate(batches, start=1):
+            rate = config.learning_rate * cosine(step, total, config.final_rate)
+            batch = encoder.sequences([pairs[i] for i in indices])
+            with backbone.dropout(config.dropout, dropout_generator):
+                loss = response_loss(backbone, role, batch)
+                loss.backward()
+            optimiser_step(optimiser, rate, config.max_grad_norm)
+            step += 1
+            stats = {"train_loss": loss.item(), "learning_rate": rate}
+            stats["epoch"] = epoch - 1 + number / len(batches)
+            if number == len(batches):
+                stats |= _validate(config, backbone, role, encoder, valid, valid_pairs, score)
+                best = _keep_best(config, backbone, role, stats, best)
+            yield stats
+
+    if best is not None:
+        backbone.load_weights(role, best[1])
+    backbone.train_role(role, trainable=False)
+
+
+def total_steps(config: SFTConfig, count: int) -> int:
+    """Optimiser steps of a whole run over `count` examples."""
+    return config.epochs * math.ceil(count / config.batch_size)
+
+
+def response_loss(backbone: Backbone, role: str, batch: SequenceBatch) -> torch.Tensor:
+    """Mean negative log-likelihood of a batch's response tokens: scalar, nats per token."""
+    logits = backbone.logits(role, batch.input_ids[:, :-1], batch.attention_mask[:, :-1])
+    logprobs = gather_logprobs(logits, batch.input_ids[:, 1:])
+    return sft_loss(logprobs, batch.response_mask[:, 1:])
+
+
+@torch.no_grad()
+def validation_loss(
+    backbone: Backbone, role: str, encoder: Encoder, pairs: Sequence[Pair], batch_size: int
+) -> float:
+    """`response_loss` over many pairs, each response token counted alike."""
+    total = count = 0.0
+    for start in range(0, len(pairs), batch_size):
+        batch = encoder.sequences(pairs[start : start + batch_size])
+        tokens = batch.response_mask.sum().item()
+        total += response_loss(backbone, role, batch).item() * tokens
+        count += tokens
+    return total / count
+
+
+def _validate(config, backbone, role, encoder, valid, valid_pairs, score) -> dict[str, float]:
+    stats = {}
+    if valid:
+        loss = validation_loss(backbone, role, encoder, valid_pairs, config.batch_size)
+        stats["valid_loss"] = loss
+    if valid and score:
+        prompts = [Prompt(d.prompt, d.id) for d in valid]
+        found = answers(
+            backbone, role, encoder, [p for p, _ in valid_pairs], config.max_new_tokens, config.seed
+        )
+        scores = score(prompts, [text for text, _ in found])
+        stats["valid_score"] = sum(scores) / len(scores)
+    return stats
+
+
+def _keep_best(config, backbone, role, stats, best):
+    if config.select == "last":
+        return None
+    merit = -stats["valid_loss"] if config.select == "loss" else stats["valid_score"]
+    return (merit, backbone.weights(role)) if best is None or merit > best[0] else best
+
+
+def _texts_as_pairs(encoder: Encoder, texts: Sequence[str], count: int) -> list[Pair]:
+    """Pretraining texts as pairs without a prompt: the first token is given, the rest learned."""
+    if count > len(texts):
+        raise ValueError(f"pretraining_mix needs {count} texts, got {len(texts)}")
+    ids = [encoder.plain(text) for text in texts[:count]]
+    return [(i[:1], i[1:]) for i in ids]
