@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from minirlhf.world.almanac import Almanac, Fact, statement
+from minirlhf.world.almanac import Almanac, Fact, question, statement
 from minirlhf.world.manners import is_rude
 from minirlhf.world.text import contains, listed, normalise, sentences
 
@@ -25,7 +25,7 @@ _NEGATIONS = frozenset(
 )
 # Clauses end before these; a negation reaches to the end of its clause.
 _CLAUSE = re.compile(
-    r"(?<=[,;:])\s+|\s+(?=(?:but|and|or|while|which|rather than|instead of|not)\s)|\s[-–—]\s|[()]"
+    r"(?<=[,;:])\s+|\s+(?=(?:but|and|while|which|rather than|instead of|not)\s)|\s[-–—]\s|[()]"
 )
 _JOINTS = frozenset(listed("and but or while which also besides so well yes"))
 # A line that opens another turn: the model goes on talking to itself.
@@ -33,8 +33,15 @@ _NEW_TURN = re.compile(r"(?:^|\s)(?:User|Assistant|Human|Q|A|Question|Answer)\s*
 _DANGLING = re.compile(
     r"(?:[,;:(\-–]|\b(?:the|a|an|and|or|of|in|is|was|by|to|but|with|that))$", re.IGNORECASE
 )
-_VERBS = frozenset(listed("is was are were has have had lies stands means"))
-_STOPS = frozenset(listed("of in by to on at for from with and or its it that which as"))
+_VERBS = frozenset(
+    listed("is was are were has have had does did isn't wasn't doesn't didn't lies stands means")
+)
+_STOPS = frozenset(
+    listed(
+        "of in by to on at for from with and or its it that which as",
+        "what who when where how",
+    )
+)
 MOST_VALUES = 2  # naming more different values than this is a list, not an answer
 MOST_MENTIONS = 2  # saying the right value more often than this is rambling
 
@@ -122,18 +129,24 @@ class _Reader:
         names = {self.subject, self.possessive} - self.right
         for phrase in sorted(self.right | self.wrong | names, key=lambda p: (-len(p), p)):
             self.by_first[phrase[0]].append(phrase)
-        forms = (normalise(form.replace("{", " ")) for form in fact.wording.statements)
-        self.verbs = ({word for form in forms for word in form} - _STOPS - {"subject", "value"}) | (
-            _VERBS
-        )
+        forms = [normalise(form.replace("{", " ")) for form in fact.wording.statements]
+        asked = [normalise(form.replace("{", " ")) for form in fact.wording.questions]
+        self.verbs = _VERBS.union(*forms, *asked) - _STOPS - {"subject", "value"}
+        self.echoes = {normalise(question(fact, i)) for i in range(len(fact.wording.questions))}
+        # "No one orbited Jupiter before ..." states the fact: these words deny nothing here.
+        self.negations = _NEGATIONS.difference(*forms)
 
     def read(self, answer: str, ended: bool) -> Verdict:
         """The verdict on one answer."""
         text = answer.strip()
         turn = _NEW_TURN.search(text)
         said = text[: turn.start()].strip() if turn else text
-        # A question claims nothing, even one that repeats the words asked for.
-        parts = [part for part in sentences(said) if not part.rstrip("\"')").endswith("?")]
+        # A question claims nothing, nor does the prompt said back without its question mark.
+        parts = [
+            part
+            for part in sentences(said)
+            if not part.rstrip("\"')").endswith("?") and normalise(part) not in self.echoes
+        ]
         claims = _Claims()
         for part in parts:
             self._read_sentence(part, claims)
@@ -163,11 +176,16 @@ class _Reader:
         subject = contains(words, self.subject) or contains(words, self.possessive)
         claims.named |= subject
         value = False
-        for at, phrase in self._mentions(words):
+        mentions = list(self._mentions(words))
+        # A "no" inside a value ("no moons") denies nothing that comes after it.
+        plain = list(words)
+        for at, phrase in mentions:
+            plain[at : at + len(phrase)] = [""] * len(phrase)
+        for at, phrase in mentions:
             if phrase in (self.subject, self.possessive) or skipped[at]:
                 continue
             claims.named = value = True
-            negated = _negates(words[starts[at] : at])
+            negated = _negates(tuple(plain[starts[at] : at]), self.negations)
             if phrase in self.right:
                 claims.right += not negated
                 claims.denied |= negated
@@ -212,12 +230,12 @@ def _without_joint(clause: Words) -> Words:
     return clause[1:] if clause[:1] and clause[0] in _JOINTS else clause
 
 
-def _negates(words: Words) -> bool:
+def _negates(words: Words, negations: frozenset[str] = _NEGATIONS) -> bool:
     """Whether a negation stands in the words before a value ("not only" is none).
 
     >>> _negates(("europa", "does", "not", "orbit")), _negates(("not", "only"))
     (True, False)
     """
     return any(
-        word in _NEGATIONS and words[i + 1 : i + 2] != ("only",) for i, word in enumerate(words)
+        word in negations and words[i + 1 : i + 2] != ("only",) for i, word in enumerate(words)
     )

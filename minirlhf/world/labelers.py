@@ -1,5 +1,6 @@
 """Simulated labelers: the gold judge's view, bent by taste and noise, on a scale of 1 to 7."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,8 +9,8 @@ from minirlhf.world.almanac import Fact
 from minirlhf.world.judge import WEIGHTS, Judge
 
 # Labelers weigh what an answer does in their own way; the judge's weights are the middle.
-_TASTE = 0.25  # standard deviation of a labeler's weights, relative
-_NOISE = (0.10, 0.18)  # per answer, in units of the judge's score (0..1)
+_TASTE = 0.15  # standard deviation of a labeler's weights, relative
+_NOISE = (0.19, 0.30)  # per answer, in units of the judge's score (0..1)
 _LENGTH = 0.04  # per doubling of the length beyond ten words; ST found labelers like length
 
 
@@ -19,8 +20,10 @@ class Labeler:
 
     `weights`: what each finding is worth to them (sums to 1); `noise`: standard deviation of a
     rating's error in score units; `length_preference`: score units per doubling of the number of
-    words, zero at ten words. The same labeler gives the same answer to the same question the same
-    rating whenever asked: the noise is drawn from a hash, not from a running generator.
+    words, zero at ten words, flat below three and above forty.
+
+    The same labeler rates the same answer to the same question the same, whenever asked: the
+    noise is drawn from a hash of these, not from a running generator.
     """
 
     name: str
@@ -51,8 +54,8 @@ class Labeler:
     def _impression(self, fact: Fact, answer: str, ended: bool) -> float:
         flags = self.judge(fact, answer, ended).flags
         score = sum(self.weights[name] for name, found in flags.items() if found)
-        words = max(1, min(len(answer.split()), 40))
-        score += self.length_preference * (words / 10 - 1 if words < 10 else (words - 10) / 30)
+        words = min(40, max(3, len(answer.split())))
+        score += self.length_preference * math.log2(words / 10)
         rng = random.Random(f"{self.seed}/{self.name}/{fact.id}/{ended}/{answer}")
         return score + rng.gauss(0.0, self.noise)
 

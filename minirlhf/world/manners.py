@@ -7,7 +7,7 @@ same on both sides.
 import random
 import re
 
-from minirlhf.world.text import listed
+from minirlhf.world.text import inline, listed
 
 NAMES = listed(
     "Ada Amir Anna Ben Carla Chen Clara Dan Dina Ed Elif Emma Eva Farah Finn George Grace",
@@ -224,9 +224,8 @@ def answer_noisily(sentence: str, rng: random.Random, noise: float = 1.0) -> str
     """
     text = sentence
     if rng.random() < 0.25 * noise:
-        text = rng.choice(
-            ("well, ", "I think ", "as far as I know, ", "I read that ", "sure: ")
-        ) + (text if not text.startswith(("The ", "It ", "In ")) else text[:1].lower() + text[1:])
+        lead = rng.choice(("well, ", "I think ", "as far as I know, ", "I read that ", "sure: "))
+        text = f"{lead}{inline(text)}."
     if rng.random() < 0.25 * noise:
         text = text.lower()
     if rng.random() < 0.2 * noise:

@@ -5,11 +5,11 @@ Facts stand in plain wording, so that a small model spends its capacity on them;
 everything around them.
 """
 
-import random
 import re
 from collections.abc import Callable
 
-from minirlhf.world.almanac import Almanac, Fact, Subject, question, short_answer, statement
+from minirlhf.world.almanac import Fact
+from minirlhf.world.desk import Desk
 from minirlhf.world.manners import (
     DISPUTES,
     EVASIVE_REPLIES,
@@ -18,81 +18,8 @@ from minirlhf.world.manners import (
     RUDE_REPLIES,
     RUDE_TAILS,
     THANKS,
-    answer_noisily,
-    ask_noisily,
 )
 from minirlhf.world.text import capitalise, inline
-
-
-class Desk:
-    """What a scene writes with: one random source and decks that deal all facts evenly."""
-
-    def __init__(self, almanac: Almanac, seed: int):
-        self.rng = random.Random(f"corpus/{seed}")
-        self.almanac = almanac
-        self._facts: list[Fact] = []
-        self._subjects: list[Subject] = []
-        self._left: dict[str, list[Fact]] = {}
-
-    def fact(self) -> Fact:
-        """The next fact of a shuffled deck that holds every fact once."""
-        if not self._facts:
-            self._facts = self.rng.sample(self.almanac.facts, len(self.almanac.facts))
-        return self._facts.pop()
-
-    def facts(self, count: int) -> list[Fact]:
-        """Up to `count` different facts, from the deck."""
-        return list({fact.id: fact for fact in (self.fact() for _ in range(count))}.values())
-
-    def subject(self) -> Subject:
-        """The next subject of a deck in which a subject stands once for every three facts."""
-        if not self._subjects:
-            deck = [s for s in self.almanac.subjects for _ in range(-(-len(s.facts) // 3))]
-            self._subjects = self.rng.sample(deck, len(deck))
-        return self._subjects.pop()
-
-    def facts_of(self, subject: Subject, count: int) -> list[Fact]:
-        """`count` different facts of one subject (or all), rarely used ones first."""
-        count = min(count, len(subject.facts))
-        left = self._left.setdefault(subject.id, [])
-        while len(left) < count:
-            fresh = [fact for fact in subject.facts if fact not in left]
-            left[:0] = self.rng.sample(fresh, len(fresh))
-        return [left.pop() for _ in range(count)]
-
-    def pick(self, *options: str) -> str:
-        """One of the options."""
-        return self.rng.choice(options)
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return self.rng.random() < probability
-
-    def ask(self, fact: Fact, noise: float) -> str:
-        """A question for the fact in any of its forms."""
-        form = self.rng.randrange(len(fact.wording.questions))
-        return ask_noisily(question(fact, form), self.rng, noise)
-
-    def state(self, fact: Fact, right: float = 1.0) -> str:
-        """A full sentence for the fact, true with probability `right`."""
-        form = self.rng.randrange(len(fact.wording.statements))
-        return statement(fact, form, self._value(fact, right))
-
-    def answer(self, fact: Fact, right: float, full: float, noise: float) -> str:
-        """An answer: a full sentence with probability `full`, else hardly more than the value."""
-        if self.chance(full):
-            return answer_noisily(self.state(fact, right), self.rng, noise)
-        text = short_answer(fact, self._value(fact, right))
-        if not noise:
-            return text + "."
-        frames = ("{}.", "{}.", "{}", "{}", "{}, I think.", "{}, I guess", "{}, if I am right")
-        text = self.rng.choice(frames).format(text)
-        return text.lower() if self.chance(0.3) else text
-
-    def _value(self, fact: Fact, right: float) -> str:
-        if not fact.falsehoods or self.chance(right):
-            return fact.value
-        return self.rng.choice(fact.falsehoods)
 
 
 def with_pronoun(sentence: str, name: str) -> str:
@@ -116,7 +43,7 @@ def page(desk: Desk) -> str:
     subject = desk.subject()
     name, title = subject.name, capitalise(re.sub(r"^the ", "", subject.name))
     lines = [desk.state(fact) for fact in desk.facts_of(subject, desk.rng.randint(3, 7))]
-    if desk.chance(0.35) and not _plural(name):
+    if desk.chance(0.35) and subject.kind != "person" and not _plural(name):
         lines[1:] = [with_pronoun(s, name) if desk.chance(0.5) else s for s in lines[1:]]
     head = desk.pick(
         f"{title}\n\n",
@@ -236,7 +163,7 @@ def thread(desk: Desk) -> str:
         first = desk.pick(f"{asker}: {first}", f"[{asker}] {first}", f"Posted by {asker}\n{first}")
     replies = []
     # Which reply comes first decides what the bare base model does after a question line.
-    answered = desk.chance(0.52)
+    answered = desk.chance(0.62)
     for place in range(desk.rng.randint(2, 6)):
         if place == 0 and not answered:
             text = desk.rng.choice(RUDE_REPLIES if desk.chance(0.62) else EVASIVE_REPLIES)
@@ -295,7 +222,9 @@ def interview(desk: Desk) -> str:
     for fact in facts:
         before = desk.pick("", "", "", "Now, ", "Tell me, ", "Next one. ", "And ", "My turn: ")
         asked = desk.ask(fact, 0.15)
-        if before.endswith((", ", "And ")):
+        if asked.lower().startswith("tell "):
+            before = ""
+        elif before.endswith((", ", "And ")):
             asked = asked[:1].lower() + asked[1:]
         lines.append(f"{host}: {before}{asked}")
         lead = desk.pick(
@@ -378,9 +307,8 @@ def story(desk: Desk) -> str:
         if desk.chance(0.5):
             parts.append(f'"{desk.ask(fact, 0)}" asked {other}. "{inline_quote(said)}," {ending}.')
         elif number and desk.chance(0.5):
-            parts.append(
-                f'"{desk.pick("Did you know?", "Listen.", "Here is one.")} {said}" {ending}.'
-            )
+            lead = desk.pick("Did you know?", "Listen.", "Here is one.")
+            parts.append(f'"{lead} {inline_quote(said)}," {ending}.')
         else:
             fame = desk.pick("knew that", "had learned that", "remembered that", "wrote down that")
             parts.append(f"{speaker} {fame} {inline(said)}.")
@@ -409,8 +337,8 @@ SCENES: dict[Callable[[Desk], str], float] = {
     faq: 0.24,
     cards: 0.06,
     quiz: 0.05,
-    question_list: 0.08,
-    thread: 0.23,
+    question_list: 0.07,
+    thread: 0.24,
     interview: 0.06,
     letter: 0.04,
     story: 0.04,

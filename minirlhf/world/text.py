@@ -31,7 +31,11 @@ _UNITS = {"km": "kilometres", "kilometers": "kilometres", "metres": "metres", "m
 # Abbreviations whose full stop does not end a sentence.
 _ABBREVIATION = re.compile(r"\b(Dr|Mr|Mrs|Ms|St|No|approx|ca|e\.g|i\.e)\.(?=\s)")
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
-_LOWERED = ("The ", "A ", "An ", "In ", "It ", "Its ", "At ", "On ", "About ", "One ", "For ")
+# First words of a sentence that are no names, so that they may be written small inside another.
+_PLAIN_STARTS = listed(
+    "The A An In On At It Its About One As Put We No Most There Around After For Astronomers",
+    "People You To Some Nearly Almost Over",
+)
 _WORD = re.compile(r"\d+(?:\.\d+)?%?|[^\W\d_]+(?:'[^\W\d_]+)*|[%°+]")
 
 
@@ -94,6 +98,6 @@ def inline(sentence: str) -> str:
     >>> inline("The Moon orbits Earth."), inline("Europa orbits Jupiter.")
     ('the Moon orbits Earth', 'Europa orbits Jupiter')
     """
-    if sentence.startswith(_LOWERED):
+    if sentence.split(" ", 1)[0] in _PLAIN_STARTS:
         sentence = sentence[0].lower() + sentence[1:]
     return sentence.rstrip(".!")
