@@ -31,6 +31,7 @@ import jupytext
 
 NOTEBOOKS = Path(__file__).resolve().parents[2] / "notebooks"
 BEGIN, INSTEAD, END = "### BEGIN SOLUTION", "### STUDENTS SEE", "### END SOLUTION"
+JUPYTEXT = {"cell_marker", "lines_to_next_cell"}  # its notes on layout
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -134,7 +135,7 @@ def _cells(master):
     """Yield (cell, its nbgrader metadata or None, its key) of a master, in order."""
     for cell in jupytext.read(master, fmt="py:percent").cells:
         short = cell.metadata.get("nbgrader")
-        other = set(cell.metadata) - {"nbgrader", "tags"}
+        other = set(cell.metadata) - {"nbgrader", "tags"} - JUPYTEXT
         if other:
             raise ValueError(f"unknown cell metadata {sorted(other)}")
         grader = _nbgrader(short, cell.cell_type) if short is not None else None

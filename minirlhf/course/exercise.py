@@ -3,16 +3,6 @@
 import os
 
 from minirlhf.course import checks
-from minirlhf.maths import advantages, kl, losses, masked, preferences
-
-_MODULES = (masked, preferences, kl, advantages, losses)
-
-
-def _package_version(name):
-    for module in _MODULES:
-        if hasattr(module, name):
-            return getattr(module, name)
-    raise ValueError(f"no exercise is called '{name}': minirlhf.maths has no such function")
 
 
 def _unwritten(error):
@@ -30,11 +20,11 @@ def exercise(name, student):
     notebook always runs to its end. Under nbgrader (NBGRADER_EXECUTION is set) a missing or wrong
     function raises instead, so that the cell earns no points.
 
-    Args:    name: the function's name in minirlhf.maths; student: the student's function.
+    Args:    name: an exercise of `checks`, the function's name in minirlhf.maths.
     Returns: `student` or the package's function of that name.
-    Raises:  ValueError for an unknown name; under nbgrader CheckFailed or NotImplementedError.
+    Raises:  ValueError for an unknown name; under nbgrader what the check raised.
     """
-    package = _package_version(name)
+    package = checks.find(name).reference
     try:
         checks.check(name, student)
     except Exception as error:  # whatever a student's code may raise becomes one friendly line
@@ -43,10 +33,9 @@ def exercise(name, student):
         if _unwritten(error):
             print(f"{name}: not written yet.")
         elif isinstance(error, checks.CheckFailed):
-            print(f"{name}: not right yet. {error}")
+            print(error)
         else:
             print(f"{name}: stopped with {type(error).__name__}: {error}")
-        print(f"Until then the notebook goes on with minirlhf's own {name}.")
+        print(f"Until it is right, the notebook goes on with minirlhf's own {name}.")
         return package
-    print(f"{name}: right. The notebook goes on with yours.")
     return student
