@@ -90,8 +90,8 @@ STYLE = (
     + """
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #11141b; --wash: #191d27; --night: #333d58; --sky: #191f31; --ink: #ebe7dc;
-    --muted: #9aa3b4; --rule: #2d3443; --gold: #9c7723; --blue: #456f9e; --line-0: #8bb8ea; --line-1: #f0a36d;
-    --line-2: #73cbb5; --line-3: #caa0e2 }
+    --muted: #9aa3b4; --rule: #2d3443; --gold: #9c7723; --blue: #456f9e;
+    --line-0: #8bb8ea; --line-1: #f0a36d; --line-2: #73cbb5; --line-3: #caa0e2 }
 }
 :root { --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, serif;
   --sans: system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", "Liberation Sans",
@@ -171,7 +171,9 @@ th small, td small { color: var(--muted); font-weight: 400; font-size: .8rem; di
   grid-template-columns: repeat(auto-fill, minmax(min(26rem, 100%), 1fr)) }
 .settings { display: grid; gap: 1.4rem 3rem;
   grid-template-columns: repeat(auto-fill, minmax(min(22rem, 100%), 1fr)) }
-.settings table { font-size: .86rem; margin: 0 }
+.settings { margin-top: 1.2rem }
+.settings table { font-size: .86rem; margin: 0; table-layout: fixed }
+.settings th:first-child { width: 55% }
 .settings td { overflow-wrap: anywhere }
 .bar { display: block; height: .6rem; background: var(--blue); min-width: 2px }
 .times { max-width: 40rem }
@@ -184,7 +186,11 @@ main > footer { margin-top: 3.5rem; border-top: 1px solid var(--rule); padding-t
   .sky { padding: 1.3rem 1.1rem .8rem; margin: 0 -.4rem }
   .phases { gap: .5rem } .phases b { font-size: .8rem; min-height: 2.4em }
   .phases .value { font-size: 1.1rem } .phases small { font-size: .68rem }
-  .results { font-size: .8rem } .results th { overflow-wrap: anywhere } .results th, .results td { padding: .38rem .2rem }
+  .results { font-size: .8rem }
+  .results th, .results td { padding: .38rem 0 .38rem .3rem }
+  .results thead th { font-size: .7rem; letter-spacing: -.01em }
+  .answers { grid-template-columns: 1fr } .question { break-inside: auto }
+  .cases .answers { grid-template-columns: 1fr 1fr }
   .results th small, .results td small { font-size: .68rem }
 }
 @media print {

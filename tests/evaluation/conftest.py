@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from minirlhf.evaluation.report import write_report
+
 HOSTILE = '<script>alert("moon")</script> & <img src=x onerror=1>'
 MOON_ANSWERS = {
     "base": ("What is the Moon made of? What is the Sun?", 0.0),
@@ -83,8 +85,8 @@ def _results(answers, prompts):
         rows = [row for row in answers if row["system"] == system]
         gold = _mean(rows, "gold")
         systems[system] = {"gold": gold, "gold_low": gold - 0.04321, "gold_high": gold + 0.05123,
-                           "score": _mean(rows, "score"), "ref_kl": 8.125 * (system != "SFT"),
-                           "length": 17.25}  # fmt: skip
+                           "score": _mean(rows, "score"), "length": 20.31 - 4 * gold,
+                           "ref_kl": 0.0 if system == "SFT" else 3.1 + 7 * gold}  # fmt: skip
         for key in rows[0]["verdict"]:
             systems[system][key] = sum(row["verdict"][key] for row in rows) / len(rows)
     return {"prompts": prompts, "systems": systems,
@@ -110,4 +112,13 @@ def write_run(folder: Path, prompts: int = 12, updates: int = 50) -> Path:
 
 @pytest.fixture
 def run_folder(tmp_path):
+    """A run of one's own, to break."""
     return write_run(tmp_path / "made-up")
+
+
+@pytest.fixture(scope="session")
+def full_run(tmp_path_factory):
+    """A run with its report, to look at only."""
+    folder = write_run(tmp_path_factory.mktemp("runs") / "made-up")
+    write_report(folder)
+    return folder
