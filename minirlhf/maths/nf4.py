@@ -1,6 +1,6 @@
 """NF4 with double quantisation, by hand: what `quantize: 4bit` does to a weight matrix.
 
-For reading and for the memory sums. The stages use bitsandbytes, which gives the same bytes.
+For reading and for the memory sums. The stages use bitsandbytes, which gives the same codes.
 """
 
 from typing import NamedTuple
@@ -76,7 +76,7 @@ def quantize_nf4(weights: Tensor) -> NF4:
     if not len(values) or not values.isfinite().all():
         raise ValueError("weights must be finite and at least one")
     codes, scales = _quantize_blocks(values, NF4_CODE, BLOCK)
-    codes = torch.nn.functional.pad(codes, (0, len(codes) % 2)).to(torch.uint8)
+    codes = torch.nn.functional.pad(codes, (0, len(codes) % 2), value=7).to(torch.uint8)
     mean = scales.mean()
     scale_codes, scale_scales = _quantize_blocks(scales - mean, DYNAMIC_CODE, SUPER_BLOCK)
     packed = codes[::2] << 4 | codes[1::2]
