@@ -5,7 +5,6 @@ wording of each relation. Everything else in the world is made from these two fi
 """
 
 import json
-import os
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import DataError
 from minirlhf.world.text import capitalise, normalise
 
@@ -138,19 +138,6 @@ def _fill(template: str, subject: str, value: str) -> str:
         .replace("{value}", value)
         .replace("{Value}", capitalise(value))
     )
-
-
-def data_folder() -> Path:
-    """The repository's `data` folder, or the one named by the environment's MINIRLHF_DATA.
-
-    Raises:  DataError, one line, where there is none.
-    """
-    override = os.environ.get("MINIRLHF_DATA")
-    folder = Path(override) if override else Path(__file__).resolve().parents[2] / "data"
-    if not folder.is_dir():
-        hint = "MINIRLHF_DATA names it" if override else "set MINIRLHF_DATA to the data folder"
-        raise DataError(f"{folder}: no such folder ({hint})")
-    return folder
 
 
 def load_almanac(path: str | Path | None = None) -> Almanac:

@@ -163,7 +163,7 @@ def thread(desk: Desk) -> str:
         first = desk.pick(f"{asker}: {first}", f"[{asker}] {first}", f"Posted by {asker}\n{first}")
     replies = []
     # Which reply comes first decides what the bare base model does after a question line.
-    answered = desk.chance(0.62)
+    answered = desk.chance(0.55)
     for place in range(desk.rng.randint(2, 6)):
         if place == 0 and not answered:
             text = desk.rng.choice(RUDE_REPLIES if desk.chance(0.62) else EVASIVE_REPLIES)
