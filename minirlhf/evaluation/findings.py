@@ -57,10 +57,12 @@ def headline(answers: Sequence[Mapping], name: str) -> str:
     gold, score = compare(answers, "gold", "PPO", "SFT"), compare(answers, "score", "PPO", "SFT")
     if not gold and not score:
         return f"The run {name}"
-    (interval, _), judge = gold or score, "" if gold else ", to the reward model"
+    interval = (gold or score)[0]
     if not interval.excludes(0):
-        return f"PPO and SFT: no clear difference{judge}"
-    return f"PPO answers {'better' if interval.low > 0 else 'worse'} than SFT{judge}"
+        return "PPO and SFT: no clear difference"
+    if gold:
+        return f"PPO answers {'better' if interval.low > 0 else 'worse'} than SFT"
+    return f"The reward model prefers {'PPO to SFT' if interval.low > 0 else 'SFT to PPO'}"
 
 
 def summary(

@@ -114,8 +114,9 @@ pre { background: var(--wash); padding: .9rem 1.1rem; border-radius: .4rem; over
 main > section { border-top: 1px solid var(--rule); padding-top: 1.5rem; margin-top: 3rem }
 .eyebrow, .note, figcaption { color: var(--muted); font-size: .86rem }
 .eyebrow { letter-spacing: .02em; margin: 0 }
-.lede { font: 400 1.16rem/1.55 var(--serif); max-width: none; columns: 28rem; column-gap: 3rem;
+.lede { font: 400 1.16rem/1.55 var(--serif); max-width: 68ch;
   margin: 1.8rem 0 1.4rem }
+.lede.long { max-width: none; columns: 28rem; column-gap: 3rem }
 nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }
 .moon circle { fill: var(--night) }
 .moon path { fill: var(--lit) }

@@ -19,7 +19,7 @@ WORSE_SHOWN = 6
 FAILED = {"on_topic": "off topic", "true": "not true", "complete": "incomplete",
           "polite": "rude", "ended": "no end"}  # fmt: skip
 STAGE_TITLES = {"sft": "1 · Supervised fine-tuning", "reward": "2 · The reward model",
-                "ppo": "3 · PPO and PPO-ptx"}  # fmt: skip
+                "ppo": "3 · PPO"}  # fmt: skip
 
 
 SHARED = {"ppo": ("ppo", "ppo-ptx")}  # stages drawn over each other
@@ -81,10 +81,9 @@ def load_run(run_dir: str | Path) -> Run:
 
 
 def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict]:
-    if not path.exists():
-        return []
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    # Not splitlines: an answer may hold U+2028, which JSON leaves as it is.
+    for number, line in enumerate(_read_text(path).split("\n"), start=1):
         if line.strip():
             row = _parse(f"{path}:{number}", line)
             for name in required:
@@ -95,7 +94,18 @@ def _read_rows(path: Path, required: tuple[str, ...]) -> list[dict]:
 
 
 def _read_results(path: Path) -> dict | None:
-    return _parse(str(path), path.read_text(encoding="utf-8")) if path.exists() else None
+    text = _read_text(path)
+    return _parse(str(path), text) if text else None
+
+
+def _read_text(path: Path) -> str:
+    """The file's text, empty where there is no file."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read: {error}") from None
 
 
 def _parse(where: str, text: str) -> dict:
@@ -121,14 +131,14 @@ def _opening(run: Run, sections: Sequence[Section]) -> Html:
     prompts = (run.results or {}).get("prompts")
     eyebrow = f"minirlhf · run {run.folder.name}"
     eyebrow += f" · {prompts} held-out prompts" if prompts else ""
-    sentences = findings.summary(run.results, run.answers, run.metrics)
+    text = " ".join(findings.summary(run.results, run.answers, run.metrics))
     links = [tag("a", name, href="#" + name.lower().replace(" ", "-")) for name, _ in sections]
     return tag(
         "header",
         tag("p", eyebrow, class_="eyebrow"),
         tag("h1", findings.headline(run.answers, run.folder.name)),
         _phases(systems),
-        tag("p", " ".join(sentences), class_="lede"),
+        tag("p", text, class_="lede long" if len(text) > 400 else "lede"),
         tag("nav", *links, aria_label="Contents"),
     )
 
@@ -213,10 +223,13 @@ def _questions(run: Run) -> list[Section]:
         return []
     moons = [p for p in prompts if p.strip().casefold() == "what is the moon?"][:1]
     others = [p for p in prompts if p not in moons][:OTHER_QUESTIONS]
-    note = "The other questions are the first in the list, not chosen." if moons else ""
-    note = tag("p", f"Gold runs from 0 to 1; RM is the reward model's score. {note}",
-               class_="note")  # fmt: skip
+    notes = ["RM is the reward model's score."]
+    if any(is_number(row.get("gold")) for row in run.answers):
+        notes.insert(0, "Gold is the gold judge's score from 0 to 1.")
+    if moons:
+        notes.append("The other questions are the first in the list, not chosen.")
     body = [_question(run, prompt) for prompt in moons + others]
+    note = tag("p", " ".join(notes), class_="note")
     return [_section("Answers", "The answers, side by side", note, *body)]
 
 
@@ -261,7 +274,7 @@ def _curves(run: Run) -> Section | None:
             stories = [findings.progress(run.metrics, name) for name in SHARED.get(stage, [stage])]
             # The heading takes a cell of the three-column grid where that leaves no hole.
             width = "stage" if len(figures) % 3 == 2 else "stage wide"
-            head = tag("div", tag("h3", title), *(tag("p", s) for s in stories), class_=width)
+            head = tag("div", tag("h3", title), *(tag("p", s) for s in stories if s), class_=width)
             blocks.append(tag("div", head, *figures, class_="grid"))
     if not blocks:
         return None

@@ -33,7 +33,7 @@ def test_headline_says_better_worse_or_unclear():
     assert headline(UNCLEAR, "x") == "PPO and SFT: no clear difference"
     assert headline([], "first") == "The run first"
     scores = answers("score", SFT=[0, 0.1, 0], PPO=[1, 2, 1.5])
-    assert headline(scores, "x") == "PPO answers better than SFT, to the reward model"
+    assert headline(scores, "x") == "The reward model prefers PPO to SFT"
 
 
 def test_summary_gives_the_difference_by_hand():

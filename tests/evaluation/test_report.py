@@ -128,6 +128,13 @@ def test_settings_stand_beside_the_papers(run_folder):
     assert page.rows["clip_range"] == ["0.2"]  # no paper values were given for ppo
 
 
+def test_an_answer_may_hold_a_unicode_line_break(run_folder):
+    line = '{"prompt": "q", "system": "PPO", "answer": "one\u2028two\x85"}\n'
+    (run_folder / "metrics.jsonl").unlink()
+    (run_folder / "answers.jsonl").write_text(line, encoding="utf-8")
+    assert "one\u2028two\x85" in read(run_folder)[0]
+
+
 def test_the_moon_question_comes_first_with_worded_verdicts(run_folder):
     change_answers(run_folder, lambda rows: rows[5:] + rows[:5])
     text, _ = read(run_folder)
@@ -195,6 +202,9 @@ def test_bad_files_are_named_and_the_old_page_survives(run_folder):
         write_report(run_folder)
     write_rows(run_folder / "metrics.jsonl", [{"step": 1}])
     with pytest.raises(DataError, match=r"metrics\.jsonl:1: field 'stage': is missing"):
+        write_report(run_folder)
+    (run_folder / "metrics.jsonl").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match=r"metrics\.jsonl: cannot be read: 'utf-8'"):
         write_report(run_folder)
     assert (run_folder / "report.html").read_bytes() == old
     assert not list(run_folder.glob("*.partial"))
