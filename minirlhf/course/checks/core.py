@@ -189,6 +189,19 @@ def find(name: str) -> Exercise:
     return EXERCISES[name]
 
 
+def failure(one: Check, function: Callable) -> Mismatch | None:
+    """What one check has to say about a function; None where it passes."""
+    try:
+        one.run(_guarded(function))
+    except Mismatch as mismatch:
+        return mismatch
+    except Exception as error:
+        mismatch = Mismatch(f"got    a result of no use: {type(error).__name__}: {error}")
+        mismatch.__cause__ = error
+        return mismatch
+    return None
+
+
 def check(name: str, function: Callable) -> None:
     """Hold a function against the checks of one exercise; print one line when all pass.
 
@@ -204,9 +217,8 @@ def check(name: str, function: Callable) -> None:
         raise CheckFailed(f"{name}: give the function itself, not {show(function)}")
     asked = [one for one in chosen.checks if _takes(function, one.options)]
     for number, one in enumerate(asked, 1):
-        try:
-            one.run(_guarded(function))
-        except Mismatch as mismatch:
+        mismatch = failure(one, function)
+        if mismatch:
             lines = [f"{name}: check {number} of {len(asked)} failed: {one.title}"]
             lines += [*str(mismatch).splitlines(), f"hint   {one.hint}"]
             raise CheckFailed("\n  ".join(lines)) from mismatch.__cause__

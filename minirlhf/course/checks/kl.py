@@ -203,6 +203,7 @@ proportional_kl_coef.mutants = {
     "horizon ignored": lambda c, kl_, t, n, h: _proportional(c, kl_, t, kl_ / t - 1, 1),
     "episodes ignored": lambda c, kl_, t, n, h: _proportional(c, kl_, t, kl_ / t - 1, 1 / h),
     "added": lambda c, kl_, t, n, h: c + min(max(kl_ / t - 1, -0.2), 0.2) * n / h,
+    "without - 1": lambda c, kl_, t, n, h: _proportional(c, kl_, t, kl_ / t, n / h),
     "never changes": lambda c, kl_, t, n, h: c,
 }
 

@@ -230,7 +230,7 @@ def _loop(scores, ranks, count=None, wins=None, pair=None, pooled=False, empty=T
         losses += terms if pooled else [torch.stack(terms).mean()] if terms else []
         if not terms and not empty:
             losses.append(row[0] * 0)
-    return torch.stack(losses).sum() / (count or len(losses))
+    return torch.stack(losses).sum() / (count or len(losses)) if losses else torch.zeros(())
 
 
 def _any_ties(scores, ranks, ties="drop", count=None, theta=1.5):
