@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from minirlhf.evaluation.plots import is_number
+from minirlhf.evaluation.plots import is_number, points
 from minirlhf.evaluation.statistics import Interval, paired_difference, wilson_interval, win_rate
 
 STAGE_NAMES = {"sft": "SFT", "reward": "Reward model", "ppo": "PPO", "ppo-ptx": "PPO-ptx"}
@@ -21,6 +21,24 @@ class Worse(NamedTuple):
     ties: int
     rate: Interval
     fooled: int  # of `prompts`: how many the reward model scores higher than SFT's answer
+
+
+def held_out(answers: Sequence[Mapping], prompts: int | None) -> list[Mapping]:
+    """The answers that the result table counts.
+
+    A run asks a few questions for show first, which may be no held-out ones. They are the
+    shortest beginning of the list without which a system is left with `prompts` answers.
+
+    Args: answers: in the order in which they were asked; prompts: as in results.json, or None.
+    """
+    names = dict.fromkeys(row["system"] for row in answers)
+    first = [row["prompt"] for row in answers if row["system"] == next(iter(names))]
+    for shown in range(len(first) + 1):
+        left_out = set(first[:shown])
+        rest = [row for row in answers if row["prompt"] not in left_out]
+        if prompts and len(rest) == prompts * len(names):
+            return rest
+    return list(answers)
 
 
 def compare(
@@ -85,8 +103,7 @@ def summary(
 def progress(metrics: Sequence[Mapping], stage: str) -> str:
     """One sentence on what a stage has left in the log; empty where it left nothing."""
     metric, word = _STORY[stage]
-    values = [row[metric] for row in metrics
-              if row.get("stage") == stage and is_number(row.get(metric))]  # fmt: skip
+    _, values = points(metrics, stage, metric)
     if not values:
         return ""
     ends = f"{values[0]:.2f} to {values[-1]:.2f}".replace("-", "−")

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from minirlhf.engine.metrics import METRICS
 from minirlhf.evaluation.statistics import wilson_interval
 
 INK, MUTED, RULE = "#1c2230", "#5d6675", "#d9d6cc"
@@ -41,10 +42,13 @@ class Panel(NamedTuple):
     start); `note`: one sentence on how to read it."""
 
     title: str
-    unit: str
     lines: tuple[Line, ...]
-    reference: tuple[float, str] | str | None
+    reference: tuple[float, str] | str
     note: str
+
+    @property
+    def unit(self) -> str:
+        return METRICS[self.lines[0].metric].unit
 
 
 def _split(stage: str, metric: str) -> tuple[Line, ...]:
@@ -55,39 +59,39 @@ def _both(metric: str) -> tuple[Line, ...]:
     return Line("ppo", metric, "PPO"), Line("ppo-ptx", metric, "PPO-ptx")
 
 
-_SFT = (Line("sft", "train_loss", "train"), Line("sft", "valid_loss", "valid"))
+_LOSSES = (Line("sft", "train_loss", "train"), Line("sft", "valid_loss", "valid"))
 PANELS: dict[str, tuple[Panel, ...]] = {
     "sft": (
-        Panel("Loss", "nats per token", _SFT, "start", "On the response only. Valid rising while "
-              "train falls: the demonstrations are being learned by heart."),
-        Panel("Reward-model score", "RM units", (Line("sft", "valid_score", "valid"),),
-              (0.0, "demos"), "The paper keeps the checkpoint with the best score, not the best "
-              "loss. 0 is the mean of the demonstrations."),
+        Panel("Loss", _LOSSES, "start", "On the response only. Valid rising while train falls: "
+              "the demonstrations are being learned by heart."),
+        Panel("Reward-model score", (Line("sft", "valid_score", "valid"),), (0.0, "demos"),
+              "The paper keeps the checkpoint with the best score, not the best loss. 0 is the "
+              "mean of the demonstrations."),
     ),
     "reward": (
-        Panel("Ranking loss", "nats per pair", _split("reward", "ranking_loss"),
-              (math.log(2), "ln 2"), "ln 2 = 0.693 is what a tossed coin gets."),
-        Panel("Pair accuracy", "share of pairs", _split("reward", "pair_accuracy"),
-              (0.5, "chance"), "Pairs that the model puts in the labeler's order."),
+        Panel("Ranking loss", _split("reward", "ranking_loss"), (math.log(2), "ln 2"),
+              "ln 2 = 0.693 is what a tossed coin gets."),
+        Panel("Pair accuracy", _split("reward", "pair_accuracy"), (0.5, "chance"),
+              "Pairs that the model puts in the labeler's order."),
     ),
     "ppo": (
-        Panel("Score", "RM units", _both("scores"), "start",
+        Panel("Score", _both("scores"), "start",
               "What PPO is paid for, before the price of KL. The start is SFT."),
-        Panel("KL from SFT", "nats per response", _both("ref_kl"), (0.0, "SFT"),
+        Panel("KL from SFT", _both("ref_kl"), (0.0, "SFT"),
               "How far the policy has walked for its score."),
-        Panel("Response length", "tokens", _both("response_length"), "start",
+        Panel("Response length", _both("response_length"), "start",
               "Length is the easiest thing to fool a reward model with."),
-        Panel("Answers without an end", "share", _both("missing_eos"), "start",
+        Panel("Answers without an end", _both("missing_eos"), "start",
               "Responses cut off at the length limit, with no end of sequence."),
-        Panel("Entropy", "nats per token", _both("entropy"), "start",
+        Panel("Entropy", _both("entropy"), "start",
               "Falling to 0 means one answer for everything."),
-        Panel("Policy loss", "advantage units", _both("policy_loss"), (0.0, "0"),
+        Panel("Policy loss", _both("policy_loss"), (0.0, "0"),
               "Stays near 0 when all is well; it does not measure progress."),
-        Panel("Value loss", "RM units squared", _both("value_loss"), "start",
+        Panel("Value loss", _both("value_loss"), "start",
               "Falls as the critic learns to foresee the score."),
-        Panel("Clip fraction", "share of tokens", _both("clip_fraction"), (0.0, "0"),
+        Panel("Clip fraction", _both("clip_fraction"), (0.0, "0"),
               "Tokens where the clip holds the update back."),
-        Panel("Loss on pretraining text", "nats per token", _both("ptx_loss"), "start",
+        Panel("Loss on pretraining text", _both("ptx_loss"), "start",
               "What PPO-ptx keeps from rising: the alignment tax."),
     ),
 }  # fmt: skip
@@ -102,7 +106,7 @@ def panels_with_data(metrics: Sequence[Mapping], stage: str) -> list[Panel]:
     """
     if stage not in PANELS:
         raise ValueError(f"stage must be one of {', '.join(PANELS)}, got {stage!r}")
-    return [p for p in PANELS[stage] if any(_points(metrics, line)[0] for line in p.lines)]
+    return [p for p in PANELS[stage] if any(points(metrics, *line[:2])[0] for line in p.lines)]
 
 
 def training_curves(metrics: Sequence[Mapping], stage: str) -> Figure:
@@ -142,14 +146,14 @@ def draw_panel(axes: Axes, metrics: Sequence[Mapping], panel: Panel) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     names, start = [], None
     for i, line in enumerate(panel.lines):
-        steps, values = _points(metrics, line)
+        steps, values = points(metrics, line.stage, line.metric)
         if steps:
             start = values[0] if start is None else start
             names.append((_draw_line(axes, steps, values, i), line.label, COLOURS[i]))
     reference = panel.reference
     if isinstance(reference, str):
         reference = (start, reference)
-    if reference and names:
+    if names:
         axes.axhline(reference[0], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         names.append((reference[0], reference[1], MUTED))
     _name_lines(axes, names)
@@ -203,10 +207,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
-def _points(metrics: Sequence[Mapping], line: Line) -> tuple[list[float], list[float]]:
-    rows = [row for row in metrics if row.get("stage") == line.stage]
-    rows = [row for row in rows if is_number(row.get(line.metric)) and is_number(row.get("step"))]
-    return [row["step"] for row in rows], [row[line.metric] for row in rows]
+def points(metrics: Sequence[Mapping], stage: str, metric: str) -> tuple[list, list]:
+    """Steps and values of one metric, without gaps and NaN.
+
+    A stage that was run again has two passes in the log, the second from a low step; it counts.
+    """
+    rows = [row for row in metrics if row.get("stage") == stage and is_number(row.get("step"))]
+    steps = [row["step"] for row in rows]
+    again = max((i for i in range(1, len(steps)) if steps[i] <= steps[i - 1]), default=0)
+    rows = [row for row in rows[again:] if is_number(row.get(metric))]
+    return [row["step"] for row in rows], [row[metric] for row in rows]
 
 
 def _draw_line(axes: Axes, steps: list[float], values: list[float], i: int) -> float:

@@ -18,6 +18,7 @@ WORSE_SHOWN = 6
 # What a failed criterion is called: the word itself says it, not a colour.
 FAILED = {"on_topic": "off topic", "true": "not true", "complete": "incomplete",
           "polite": "rude", "ended": "no end"}  # fmt: skip
+PARTS = findings.STAGE_NAMES | {"run": "The run", "lora": "LoRA", "rankings": "Rankings"}
 STAGE_TITLES = {"sft": "1 · Supervised fine-tuning", "reward": "2 · The reward model",
                 "ppo": "3 · PPO"}  # fmt: skip
 
@@ -35,25 +36,29 @@ class Run:
     answers: Sequence[Mapping]
     results: Mapping | None
 
+    @property
+    def held_out(self) -> list[Mapping]:
+        """The answers behind the result table."""
+        return findings.held_out(self.answers, (self.results or {}).get("prompts"))
+
 
 def write_report(
     run_dir: str | Path,
     paper: Mapping[str, Mapping[str, Any]] | None = None,
-    command: str | None = None,
 ) -> Path:
     """Write run_dir/report.html from whatever the run folder holds so far.
 
     The page needs no network and no script. A part that the run lacks is left out.
 
     Args:    run_dir: a folder runs/NAME; paper: {stage: {setting: InstructGPT's value}}, shown
-             beside ours; command: the line that repeats the run.
+             beside ours.
     Returns: the path of the page; an older page stays whole until the new one is written.
     Raises:  DataError, one line that names the file and line, where a part cannot be read or
              the folder holds no run.
     """
     run = load_run(run_dir)
     sections = [s for s in (_results(run), *_questions(run), _curves(run), _worse(run),
-                            _settings(run, paper or {}), _times(run), _repeat(run, command))
+                            _settings(run, paper or {}), _times(run), _repeat(run))
                 if s]  # fmt: skip
     title = f"{run.folder.name} · minirlhf"
     parts = [_opening(run, sections), *(section for _, section in sections), _closing()]
@@ -131,12 +136,12 @@ def _opening(run: Run, sections: Sequence[Section]) -> Html:
     prompts = (run.results or {}).get("prompts")
     eyebrow = f"minirlhf · run {run.folder.name}"
     eyebrow += f" · {prompts} held-out prompts" if prompts else ""
-    text = " ".join(findings.summary(run.results, run.answers, run.metrics))
+    text = " ".join(findings.summary(run.results, run.held_out, run.metrics))
     links = [tag("a", name, href="#" + name.lower().replace(" ", "-")) for name, _ in sections]
     return tag(
         "header",
         tag("p", eyebrow, class_="eyebrow"),
-        tag("h1", findings.headline(run.answers, run.folder.name)),
+        tag("h1", findings.headline(run.held_out, run.folder.name)),
         _phases(systems),
         tag("p", text, class_="lede long" if len(text) > 400 else "lede"),
         tag("nav", *links, aria_label="Contents"),
@@ -227,7 +232,7 @@ def _questions(run: Run) -> list[Section]:
     if any(is_number(row.get("gold")) for row in run.answers):
         notes.insert(0, "Gold is the gold judge's score from 0 to 1.")
     if moons:
-        notes.append("The other questions are the first in the list, not chosen.")
+        notes.append("The questions were fixed before the run, not picked after it.")
     body = [_question(run, prompt) for prompt in moons + others]
     note = tag("p", " ".join(notes), class_="note")
     return [_section("Answers", "The answers, side by side", note, *body)]
@@ -286,7 +291,7 @@ def _curves(run: Run) -> Section | None:
 
 
 def _worse(run: Run) -> Section | None:
-    found = findings.worse_than_sft(run.answers)
+    found = findings.worse_than_sft(run.held_out)
     if not found:
         return None
     lost = len(found.prompts)
@@ -320,7 +325,7 @@ def _settings(run: Run, paper: Mapping[str, Mapping[str, Any]]) -> Section | Non
             cells += [tag("td", _plain(theirs[name]) if name in theirs else "")] if theirs else []
             rows.append(tag("tr", *cells))
         head = tag("thead", tag("tr", *(tag("th", word, scope="col") for word in heads)))
-        title = tag("h3", findings.STAGE_NAMES.get(stage, stage))
+        title = tag("h3", PARTS.get(stage, stage))
         tables.append(tag("div", title, tag("table", head, tag("tbody", *rows))))
     if not tables:
         return None
@@ -340,7 +345,7 @@ def _times(run: Run) -> Section | None:
     longest, rows = max(seconds.values()) or 1, []
     for stage, value in seconds.items():
         bar = tag("span", class_="bar", style=f"width: {100 * value / longest:.1f}%")
-        cells = [tag("td", findings.STAGE_NAMES.get(stage, stage)), tag("td", _clock(value))]
+        cells = [tag("td", PARTS.get(stage, stage)), tag("td", _clock(value))]
         rows.append(tag("tr", *cells, tag("td", bar)))
     total = tag("tr", tag("th", "All"), tag("th", _clock(sum(seconds.values()))), tag("th", ""))
     return _section("Time", "Time per stage", tag("table", *rows, total, class_="times"))
@@ -359,15 +364,18 @@ def _clock(seconds: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02} min"
 
 
-def _repeat(run: Run, command: str | None) -> Section | None:
+def _repeat(run: Run) -> Section:
     files = {"settings.yaml": "every setting", "metrics.jsonl": "every number behind the curves",
              "answers.jsonl": "every answer, score and verdict",
              "results.json": "the table"}  # fmt: skip
     items = [tag("li", tag("a", name, href=name), f": {what}")
              for name, what in files.items() if (run.folder / name).exists()]  # fmt: skip
-    lines = [tag("pre", command)] if command else []
-    lines.append(tag("p", "Beside this page lie the files it was made from:"))
-    return _section("Repeat", "How to repeat it", *lines, tag("ul", *items))
+    lines = [tag("p", "Beside this page lie the files it was made from:"), tag("ul", *items)]
+    if run.settings:
+        name = run.folder.name
+        command = f'minirlhf run --settings "runs/{name}/settings.yaml" --name "{name}-again"'
+        lines.insert(0, tag("pre", command))
+    return _section("Repeat", "How to repeat it", *lines)
 
 
 def _closing() -> Html:

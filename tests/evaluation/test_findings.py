@@ -2,7 +2,7 @@
 
 import pytest
 
-from minirlhf.evaluation.findings import compare, headline, summary, worse_than_sft
+from minirlhf.evaluation.findings import compare, headline, held_out, summary, worse_than_sft
 
 
 def answers(field="gold", **systems):
@@ -86,6 +86,15 @@ def test_compare_pairs_by_prompt_and_counts_a_repeated_prompt_once():
     interval, prompts = compare(rows, "gold", "PPO", "SFT")
     assert prompts == 2 and interval.estimate == pytest.approx(0.25)
     assert compare(rows, "score", "PPO", "SFT") is None
+
+
+def test_questions_for_show_are_not_counted():
+    rows = answers(SFT=[0.9, 0.1, 0.2, 0.3], PPO=[0.0, 0.4, 0.5, 0.6])
+    assert {row["prompt"] for row in held_out(rows, 3)} == {"q1", "q2", "q3"}
+    assert held_out(rows, 4) == rows and held_out(rows, None) == rows
+    # A shown question that is also a test question is left out of the table altogether.
+    again = [row for row in rows if row["prompt"] == "q0"]
+    assert {row["prompt"] for row in held_out([*rows, *again], 3)} == {"q1", "q2", "q3"}
 
 
 def test_worse_prompts_come_largest_drop_first():

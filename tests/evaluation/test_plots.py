@@ -72,6 +72,13 @@ def test_a_curve_holds_the_logged_numbers():
     assert {text.get_text() for text in axes.texts} == {"PPO", "start"}
 
 
+def test_a_stage_run_again_shows_its_last_pass():
+    passes = [(1, 5.0), (2, 4.0), (3, 3.0), (1, 9.0), (2, 8.0)]
+    metrics = [{"stage": "sft", "step": step, "train_loss": v} for step, v in passes]
+    curve = plots.training_curves(metrics, "sft").axes[0].get_lines()[0]
+    assert list(curve.get_xdata()) == [1, 2] and list(curve.get_ydata()) == [9.0, 8.0]
+
+
 def test_a_long_run_shows_every_update_and_its_moving_mean():
     values = [float(i % 2) for i in range(100)]
     metrics = [{"stage": "ppo", "step": i, "entropy": v} for i, v in enumerate(values)]

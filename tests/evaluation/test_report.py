@@ -98,7 +98,7 @@ def test_the_page_fetches_nothing(full):
 def test_answers_and_names_are_escaped(run_folder):
     hostile_prompt = {"prompt": "<b onclick=x>?", "system": "<u>", "answer": "</p>"}
     change_answers(run_folder, lambda rows: [hostile_prompt, *rows])
-    text, _ = read(run_folder, command="minirlhf run --name '<i>'")
+    text, _ = read(run_folder.rename(run_folder.with_name("<i>")))
     assert HOSTILE not in text and not re.search(r"<b onclick|<i>|<u>", text)
     assert "&lt;script&gt;alert(&quot;moon&quot;)&lt;/script&gt;" in text
 
