@@ -5,13 +5,6 @@ import os
 from minirlhf.course import checks
 
 
-def _unwritten(error):
-    """Say whether an error comes from the stub, however often it was wrapped."""
-    while error is not None and not isinstance(error, NotImplementedError):
-        error = error.__cause__ or error.__context__
-    return error is not None
-
-
 def exercise(name, student):
     """Check a student's function, print the outcome, and return the function to go on with.
 
@@ -30,7 +23,7 @@ def exercise(name, student):
     except Exception as error:  # whatever a student's code may raise becomes one friendly line
         if os.environ.get("NBGRADER_EXECUTION"):
             raise
-        if _unwritten(error):
+        if "NotImplementedError" in str(error):  # the stub
             print(f"{name}: not written yet.")
         elif isinstance(error, checks.CheckFailed):
             print(error)

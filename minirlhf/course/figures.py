@@ -1,13 +1,15 @@
 """The pictures of single notebooks. Curves of whole runs are in `minirlhf.evaluation.plots`.
 
-Each function returns a `matplotlib.figure.Figure` and touches no global state, so that a figure
-can be drawn in any thread. Lines differ by dash and marker, bars by hatching: no picture needs
+Each function returns a `Picture`, a matplotlib figure that a notebook shows by itself, and touches
+no global state. Lines differ by dash and marker, bars by hatching: no picture needs
 its colours.
 """
 
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch.nn.functional import softplus
@@ -17,12 +19,22 @@ from minirlhf.evaluation.plots import COLOURS, DASHES, INK, MARKERS, MUTED, RULE
 HATCHES = ["", "///", "...", "xxx"]
 
 
+class Picture(Figure):
+    """A figure that a notebook shows although nobody has imported pyplot."""
+
+    def _repr_png_(self):
+        FigureCanvasAgg(self)
+        with BytesIO() as file:
+            self.savefig(file, format="png", dpi=2 * self.dpi)  # sharp on dense screens
+            return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
+
+
 def _style(i):
     return {"color": COLOURS[i], "linestyle": DASHES[i], "marker": MARKERS[i]}
 
 
 def _axes(title, xlabel, ylabel, columns=1, width=6.4, height=3.2):
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Picture(figsize=(width, height), dpi=80, facecolor="white", layout="constrained")
     axes = figure.subplots(1, columns, sharey=True, squeeze=False)[0]
     for ax in axes:
         ax.set_xlabel(xlabel, fontsize=9, color=MUTED)
@@ -54,7 +66,7 @@ def lines(
     xlabel: str,
     ylabel: str,
     reference: tuple[float, str] = (0.0, "0"),
-) -> Figure:
+) -> Picture:
     """Up to four curves over one axis, with a horizontal reference line.
 
     Args:   series: label -> one y for each x; axis labels with their units; reference: its
@@ -67,7 +79,7 @@ def lines(
     for i, (label, y) in enumerate(series.items()):
         marks = {"markevery": (i * len(x) // 32, max(1, len(x) // 8)), "markersize": 5}
         ax.plot(x, y, label=label, linewidth=1.6, **marks, **_style(i))
-    _legend(ax)
+    _legend(ax, loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves, never on them
     return figure
 
 
@@ -77,7 +89,7 @@ def bars(
     title: str,
     ylabel: str,
     reference: tuple[float, str] = (0.0, "0"),
-) -> Figure:
+) -> Picture:
     """Grouped bars with a reference line; each bar carries its number.
 
     Args:   labels: one per group; series: name -> one height for each group.
@@ -99,7 +111,7 @@ def bars(
     return figure
 
 
-def pair_grid(ranks: Sequence[int], labels: Sequence[str]) -> Figure:
+def pair_grid(ranks: Sequence[int], labels: Sequence[str]) -> Picture:
     """Every answer against every other: which comparisons a ranking holds.
 
     Args: ranks: 1 = best, equal = tied; labels: one letter per answer.
@@ -124,7 +136,7 @@ def pair_grid(ranks: Sequence[int], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def margin_curve(margins: Mapping[str, float]) -> Figure:
+def margin_curve(margins: Mapping[str, float]) -> Picture:
     """The loss of one comparison as a function of its margin, with some pairs marked.
 
     Args:   margins: name of the pair -> score of the better minus score of the worse, RM units.
@@ -147,7 +159,7 @@ def margin_curve(margins: Mapping[str, float]) -> Figure:
     return figure
 
 
-def estimator_spread(samples: Mapping[str, torch.Tensor], exact: float, title: str) -> Figure:
+def estimator_spread(samples: Mapping[str, torch.Tensor], exact: float, title: str) -> Picture:
     """Mean and standard deviation of up to four estimators, against the true value.
 
     Args:   samples: name -> one estimate per sample, nats; exact: the true KL, nats.
@@ -169,7 +181,7 @@ def estimator_spread(samples: Mapping[str, torch.Tensor], exact: float, title: s
     return figure
 
 
-def clip_curves(clip_range: float = 0.2) -> Figure:
+def clip_curves(clip_range: float = 0.2) -> Picture:
     """PPO's clipped objective of one token, for a good and for a bad action.
 
     Args: clip_range: the epsilon of the paper.

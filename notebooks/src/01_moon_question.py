@@ -27,7 +27,7 @@ so you can always read on and come back.
 """
 
 # %%
-# %matplotlib inline
+import random
 import re
 
 import torch
@@ -38,6 +38,10 @@ from minirlhf.course.ranking_widget import RankingWidget, order, rank
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Ranking, read_records
 from minirlhf.maths import preferences
+from minirlhf.world.almanac import load_almanac, question, split_facts
+from minirlhf.world.demonstrations import MANNERS, respond
+from minirlhf.world.judge import Judge
+from minirlhf.world.labelers import default_labelers
 
 torch.manual_seed(0)
 torch.set_printoptions(precision=4, sci_mode=False)
@@ -542,20 +546,47 @@ The paper puts a 6-billion-parameter transformer in the place of that sum. The
 loss is the same, down to the last symbol.
 """
 
+# %% [markdown]
+r"""
+It needs comparisons. Ours come from minirlhf's almanac of moons, planets and
+spacecraft: for each question four answers, given in different manners (to the
+point, terse, curt, hedging, sloppy, wrong, ...), and ranked by simulated
+labelers. Each of those weighs truth, manners and completeness in a way of their
+own and makes mistakes; any two of them agree on about 73 % of the pairs, which
+is what the paper reports of people.
+"""
+
+
 # %%
-comparisons = read_records(
-    data_folder() / "handmade" / "comparisons.jsonl", Ranking
-)
-train, held_out = comparisons[:-10], comparisons[-10:]
-print(f"{len(train)} rankings to train on, {len(held_out)} held out, such as:")
+def compare(facts, count, seed):
+    """Rankings of four answers each, by simulated labelers."""
+    rng, rankings = random.Random(seed), []
+    while len(rankings) < count:
+        fact, labeler = rng.choice(facts), rng.choice(labelers)
+        others = [f for f in facts if f.subject_id == fact.subject_id]
+        manners = rng.sample(list(MANNERS), 4)
+        answers = [respond(fact, manner, others, rng) for manner in manners]
+        ranks = labeler.rank(fact, answers)
+        if ranking_to_pairs(ranks):  # four ties would hold nothing to learn
+            rankings.append(Ranking(question(fact, 0), answers, ranks))
+    return rankings
+
+
+# %%
+almanac = load_almanac()
+labelers = default_labelers(Judge(almanac))
+train_facts, test_facts = split_facts(almanac)
+train = compare(train_facts, 400, seed=0)
+held_out = compare(test_facts, 200, seed=1)
 print(held_out[0].prompt)
 for place, answer in sorted(zip(held_out[0].ranks, held_out[0].responses)):
     print(f"  {place}. {answer}")
 
 # %% [markdown]
 r"""
-Each answer becomes a row of word counts. A word that no training answer uses
-has no weight, and counts for nothing.
+The held-out rankings ask for facts that no training ranking mentions. Now each
+answer becomes a row of word counts; a word that no training answer uses has no
+weight, and counts for nothing.
 """
 
 
@@ -584,20 +615,23 @@ def batch(rankings):
 
 
 features, train_ranks = batch(train)  # (B, K, words), (B, K)
-print(features.shape, "B, K, words")
+new_features, new_ranks = batch(held_out)
+print("B, K, words:", tuple(features.shape))
 
 # %% [markdown]
 r"""
-**Predict 6.** After training: what share of the pairs does it put in the
-labeler's order, on the rankings it was trained on and on the ones held out?
-(A coin gets 0.5.)
+**Predict 6.** We train the weights for 60 steps and watch the loss on both sets.
+The training loss falls. What does the loss on the held-out rankings do, and how
+does it end, compared with the coin's $\ln 2$?
 
 <details><summary>The answer, after the run</summary>
 
-Nearly all of the first, and a good deal fewer of the second. With more weights
-than pairs, there is a weight for every peculiarity. The gap between the two
-numbers is what "over-fitting" means, and only the second number tells you
-whether anything about *answers* was learned.
+It falls for a few steps, turns, and climbs above $\ln 2$. At first the model
+learns what goes for every answer (politeness, whole sentences). Then it finds a
+weight for the peculiarities of the training answers, and becomes *sure* of them.
+The pair accuracy hardly suffers meanwhile: the order of the scores stays, only
+the confidence grows. That is how a reward model over-fits, and why the paper
+stops after one epoch.
 
 </details>
 """
@@ -605,47 +639,77 @@ whether anything about *answers* was learned.
 # %%
 weights = torch.zeros(len(vocabulary), requires_grad=True)
 optimizer = torch.optim.Adam([weights], lr=0.05)
-for step in range(101):
+curve, new_curve, best = [], [], None
+for step in range(60):
     loss = preferences.ranking_loss(features @ weights, train_ranks)
+    with torch.no_grad():
+        new = preferences.ranking_loss(new_features @ weights, new_ranks)
+    curve.append(loss.item())
+    new_curve.append(new.item())
+    if new_curve[-1] == min(new_curve):
+        best = weights.detach().clone()
     optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    if step % 25 == 0:
-        print(f"step {step:3d}  ranking loss {loss.item():.4f}")
 
 # %%
-def accuracy(rankings):
-    features, ranks = batch(rankings)
-    scores = features @ weights.detach()
-    return preferences.pair_accuracy(scores, ranks).item()
-
-
-print(f"trained on: {accuracy(train):.2f}")
-print(f"held out:   {accuracy(held_out):.2f}")
-
-# %% [markdown]
-r"""
-What has it learned? The weights are the whole model, so we can look: the words
-that it likes most and least.
-"""
-
-# %%
-ordered = weights.detach().argsort()
-shown = torch.cat([ordered[:5], ordered[-5:]])
-figures.bars(
-    [vocabulary[i] for i in shown],
-    {"weight": weights.detach()[shown].tolist()},
-    "The words that the reward model likes least and most",
-    "weight (RM units per word)",
+figures.lines(
+    range(60),
+    {"trained on": curve, "held out": new_curve},
+    "A reward model that counts words",
+    "step of Adam",
+    "ranking loss (nats per pair)",
+    reference=(0.6931, "ln 2: a coin"),
 )
 
 # %% [markdown]
 r"""
-And the moon? It has never seen these four answers.
+We keep the weights of the best held-out step, and look at what was learned. The
+weights are the whole model, so that is easy.
 """
 
 # %%
-moon_scores = word_counts(moon.responses) @ weights.detach()
+accuracy = preferences.pair_accuracy(features @ best, train_ranks)
+new_accuracy = preferences.pair_accuracy(new_features @ best, new_ranks)
+print(f"pairs in the labelers' order: {accuracy:.2f} trained on")
+print(f"                              {new_accuracy:.2f} held out")
+common = [w for w in vocabulary if (features[:, :, column[w]] > 0).sum() > 30]
+liked = sorted(common, key=lambda w: best[column[w]])
+print("likes least:", *liked[:7])
+print("likes most: ", *liked[-7:])
+
+# %% [markdown]
+r"""
+Better than a coin, and on facts it never met. Most of it is manners: it has
+learned what people who hedge, or who are annoyed, tend to write.
+
+**Predict 7.** Now give it pairs that differ in nothing but the truth: two plain
+sentences about a held-out fact, one right, one wrong. What share does it get
+right? And how will it rank our four answers about the moon?
+
+<details><summary>The answer, after the run</summary>
+
+About half: a coin. No weight of any word can know which planet Europa belongs
+to. And on the moon it prefers whatever its favourite words happen to stand in.
+A larger model that has *read* about moons can do better, but the loss did not
+change: it learns whatever separates winners from losers, and truth only where
+it can tell it apart.
+
+</details>
+"""
+
+# %%
+rng, right = random.Random(2), 0.0
+for fact in test_facts:
+    pair = [respond(fact, manner, [], rng) for manner in ("exemplary", "wrong")]
+    scores_of_pair = word_counts(pair) @ best
+    right += preferences.pair_accuracy(
+        scores_of_pair[None], torch.tensor([[1, 2]])
+    )
+print(f"true before false: {right / len(test_facts):.2f}")
+
+# %%
+moon_scores = word_counts(moon.responses) @ best
 for name, score, answer in zip("ABCD", moon_scores, moon.responses):
     print(f"{name} {score:+.2f}  {answer}")
 agreement = preferences.pair_accuracy(moon_scores[None], ranks)
@@ -653,10 +717,9 @@ print(f"share of the labeler's five pairs: {agreement:.1f}")
 
 # %% [markdown]
 r"""
-Nothing in these numbers knows what a moon is. It is worth remembering when a
-large reward model gives a fluent answer a high score: it, too, has learned what
-*looked* better in the comparisons it was shown. Later we let an optimiser loose
-on such a score, and it will find the gap.
+It is worth remembering when a large reward model gives a fluent answer a high
+score: it, too, has learned what *looked* better in the comparisons it was
+shown. In notebook 3 we let an optimiser loose on such a score.
 """
 
 # %% [markdown]
@@ -682,16 +745,16 @@ r"""
 Two people who disagree are the normal case. InstructGPT's training labelers
 agreed with each other on 72.6 ± 1.5 % of the comparisons.
 
-**Predict 7.** Our example model, with 9.4, 8.2, 5.4, 5.4, had a loss of 0.0835
+**Predict 8.** Our example model, with 9.4, 8.2, 5.4, 5.4, had a loss of 0.0835
 under the first labeler. Under the second: a bit more, about $\ln 2$, or more
 than that?
 
 <details><summary>The answer, after the run</summary>
 
-Far more than $\ln 2$, about 1.2: a model that is *sure* and wrong is worse than
-one that knows nothing. Two pairs have turned round, and each now costs 2.859
-instead of 0.059. The ranking loss does not ask who is right. It learns whom
-you ask.
+1.12, far more than $\ln 2$: a model that is *sure* and wrong is worse than one
+that knows nothing. Two pairs have turned round, and each now costs 2.859 instead
+of 0.059; and a sixth pair, $A > B$, costs $\ln 2$. The ranking loss does not ask
+who is right. It learns whom you ask.
 
 </details>
 """
@@ -721,9 +784,10 @@ figures.bars(
 
 # %% [markdown]
 r"""
-Trained on both, $C$ ends level with $A$ and $B$: where the labelers contradict
-each other, the best the model can do is to call it even. More labelers do not
-make that average true. Good guidelines, and labelers who look things up, do.
+Trained on both, $C$ falls back among $A$ and $B$: where labelers contradict each
+other, the best the model can do is to call it nearly even. That is an average of
+opinions, and an average of opinions is not the truth. Guidelines that ask for
+it, and labelers who look things up, come closer.
 
 *To think about.* Whom would you ask? Would you drop the first ranking, keep
 both, or ask a third person? Where would you write down which you did?

@@ -18,7 +18,6 @@ How does that line become four numbers per token, and a loss?
 """
 
 # %%
-# %matplotlib inline
 import torch
 
 from minirlhf.course import figures
