@@ -9,6 +9,7 @@ ever loaded twice. With `lora=None` a role is a full copy of the weights instead
 import contextlib
 import copy
 import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -115,9 +116,11 @@ class Backbone:
             lora_alpha=self.lora.alpha,
             target_modules="all-linear",
             task_type="CAUSAL_LM",
-            base_model_name_or_path=self.name,
+            base_model_name_or_path=self.model.name_or_path,
         )
-        with torch.random.fork_rng():  # peft draws A from the global generator
+        # peft draws A from the global generator, and asks transformers for a deprecated property
+        with torch.random.fork_rng(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
             torch.manual_seed(self._seed)
             if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=role)

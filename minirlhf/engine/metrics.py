@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
+from minirlhf.engine.records import write_text
+
 
 class Metric(NamedTuple):
     """One entry of the registry; `healthy` is a rule of thumb in words, not a threshold."""
@@ -58,6 +60,12 @@ class MetricsLog:
     def __init__(self, path: str | Path):
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
+
+    def restart(self, stage: str) -> None:
+        """Forget the rows of a stage that is about to run again."""
+        if self.path.exists():
+            rows = [row for row in read_metrics(self.path) if row["stage"] != stage]
+            write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, stage: str, step: int, stats: dict[str, float]) -> None:
         unknown = sorted(stats.keys() - METRICS.keys())

@@ -1,6 +1,5 @@
 """Load a base model by name: shipped, fetched, local or from a hub; whole or in 4 bits."""
 
-import logging
 import os
 from pathlib import Path
 
@@ -38,7 +37,7 @@ def load_backbone(
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     source = resolve(name)
-    _quiet()
+    transformers_logging.disable_progress_bar()
     options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
     if quantize == "4bit":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -72,9 +71,3 @@ def resolve(name: str) -> str:
     if "/" not in name and shipped.is_dir():
         return str(shipped)
     return str(Path(name)) if os.path.isdir(name) else name
-
-
-def _quiet() -> None:
-    """Keep the libraries' progress bars and kernel notices out of the student's way."""
-    transformers_logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)

@@ -113,7 +113,7 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
     names = {f.name for f in dataclasses.fields(record)} - {"where"}
     required = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING]
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:
@@ -123,7 +123,8 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     records = []
-    for number, line in enumerate(lines, start=1):
+    # not splitlines(): a JSON text may hold other line separators, such as U+2028, unescaped
+    for number, line in enumerate(text.split("\n"), start=1):
         if not line.strip():
             continue
         where = f"{path}:{number}"

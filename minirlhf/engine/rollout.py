@@ -1,5 +1,6 @@
 """The sampler: responses of a role, with the log-probabilities they were drawn with."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from transformers import DynamicCache
 
 from minirlhf.engine.backbone import Backbone, position_ids
 from minirlhf.engine.batches import Encoder, PromptBatch
+from minirlhf.engine.records import Demonstration, Prompt
 from minirlhf.maths.masked import gather_logprobs, response_mask
 
 
@@ -154,3 +156,21 @@ def answers(
         texts = encoder.text(rollout.response_ids, rollout.response_mask)
         found += zip(texts, rollout.ended(backbone.tokenizer.eos_token_id).tolist(), strict=True)
     return found
+
+
+@torch.no_grad()
+def score_texts(
+    backbone: Backbone,
+    prompts: Sequence[Prompt | Demonstration],
+    responses: Sequence[str],
+    batch_size: int = 64,
+) -> list[float]:
+    """The reward model's scores of responses given as text: RM units, one for each."""
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    scores: list[float] = []
+    for start in range(0, len(prompts), batch_size):
+        part = slice(start, start + batch_size)
+        rows = zip(prompts[part], responses[part], strict=True)
+        batch = encoder.sequences([encoder.pair(p, text) for p, text in rows])
+        scores += backbone.scores("reward", batch.input_ids, batch.attention_mask).tolist()
+    return scores

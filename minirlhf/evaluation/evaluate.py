@@ -121,8 +121,8 @@ def summarise(answers: Sequence[Answer], seed: int = 0) -> dict[str, float | Non
         name: _mean([getattr(a, name) for a in answers]) for name in ("score", "ref_kl", "length")
     }
     if answers[0].gold is not None:
-        low, high = mean_interval([a.gold for a in answers], seed=seed)[-2:]
-        row |= {"gold": _mean([a.gold for a in answers]), "gold_low": low, "gold_high": high}
+        gold = mean_interval([a.gold for a in answers], seed=seed)
+        row |= {"gold": gold.estimate, "gold_low": gold.low, "gold_high": gold.high}
         row |= {name: _mean([a.verdict[name] for a in answers]) for name in answers[0].verdict}
     return row
 

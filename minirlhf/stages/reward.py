@@ -16,7 +16,8 @@ from torch import Tensor
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
-from minirlhf.engine.records import Demonstration, Prompt, Ranking
+from minirlhf.engine.records import Demonstration, Ranking
+from minirlhf.engine.rollout import score_texts
 from minirlhf.engine.settings import setting, validated
 from minirlhf.maths.preferences import (
     best_of_k_loss,
@@ -130,24 +131,6 @@ def evaluate(
     """`ranking_loss` and `pair_accuracy` of the reward model on some rankings."""
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
     return _accumulate(config, backbone, encoder, rankings, _loss_function(config))
-
-
-@torch.no_grad()
-def score_texts(
-    backbone: Backbone,
-    prompts: Sequence[Prompt],
-    responses: Sequence[str],
-    batch_size: int = 64,
-) -> list[float]:
-    """The reward model's scores of responses given as text: RM units, one for each."""
-    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    scores: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
-        rows = zip(prompts[part], responses[part], strict=True)
-        batch = encoder.sequences([encoder.pair(p, text) for p, text in rows])
-        scores += backbone.scores("reward", batch.input_ids, batch.attention_mask).tolist()
-    return scores
 
 
 @torch.no_grad()

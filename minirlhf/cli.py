@@ -1,0 +1,334 @@
+"""The commands. Each is a few lines on the pipeline; settings come from defaults, then a YAML
+file, then flags."""
+
+import argparse
+import dataclasses
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from minirlhf import __version__
+from minirlhf.engine.backbone import BASE, SCALAR_ROLES
+from minirlhf.engine.batches import Encoder
+from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card, whole_folder
+from minirlhf.engine.fetch import FetchError, fetch_smollm2, is_fetched
+from minirlhf.engine.models import load_backbone
+from minirlhf.engine.optimisation import NotFinite
+from minirlhf.engine.paths import data_folder
+from minirlhf.engine.records import DataError
+from minirlhf.engine.rollout import sample
+from minirlhf.engine.settings import read_settings, value_type, with_values, write_settings
+from minirlhf.evaluation.evaluate import Answer, System
+from minirlhf.evaluation.report import write_report
+from minirlhf.pipeline import POLICIES, Run, Settings
+from minirlhf.stages.pretrain import (
+    PretrainConfig,
+    new_model,
+    pretrain,
+    total_steps,
+    train_tokenizer,
+)
+from minirlhf.world.almanac import load_almanac
+from minirlhf.world.corpus import corpus
+
+DESCRIPTION = "How InstructGPT was made: all three stages, on a laptop."
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+STAGES = {
+    "run": ("run", "lora", "sft", "reward", "ppo"),
+    "sft": ("run", "lora", "sft"),
+    "reward": ("run", "lora", "reward"),
+    "ppo": ("run", "lora", "ppo"),
+    "evaluate": ("run", "lora"),
+}
+HELP = {
+    "run": "all three stages in a row, then a table of answers and a report",
+    "sft": "stage 1: fine-tune the base on demonstrations",
+    "reward": "stage 2: train the reward model on rankings (after sft)",
+    "ppo": "stage 3: PPO and PPO-ptx against the reward model (after sft and reward)",
+    "evaluate": "answers and result table of a run's checkpoints, and its report",
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, with a bad flag answered by one line and exit code 2."""
+
+    def __init__(self, **options):
+        super().__init__(allow_abbrev=False, **options)
+
+    def error(self, message: str) -> None:
+        self.exit(BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def build_parser() -> Parser:
+    parser = Parser(prog="minirlhf", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for command, stages in STAGES.items():
+        sub = commands.add_parser(command, help=HELP[command], description=HELP[command] + ".")
+        sub.add_argument("--name", metavar="NAME", help="the run's folder is runs/NAME")
+        sub.add_argument("--settings", metavar="FILE", help="YAML file: {stage: {setting: value}}")
+        sub.add_argument("--quick", action="store_true", help="a small budget: see the shape of it")
+        for stage in stages:
+            _add_settings(sub, stage, getattr(Settings(), stage))
+    sub = commands.add_parser("pretrain", help="train a base model from scratch, as moonlet-1m was")
+    sub.add_argument("--out", metavar="FOLDER", default="runs/moonlet", help="where it is saved")
+    _add_settings(sub, "pretrain", PretrainConfig())
+    sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
+    sub.add_argument("model", choices=["smollm2"])
+    sub = commands.add_parser("chat", help="talk to a checkpoint, a run, or a base model")
+    sub.add_argument("model", help="a folder such as runs/NAME/ppo-ptx, or a model's name")
+    sub.add_argument("--temperature", type=float, default=0.7, help="0 = the likeliest answer")
+    sub.add_argument("--seed", type=int, default=0)
+    sub.add_argument("--tokens", type=int, default=60, help="longest answer, tokens")
+    commands.add_parser("doctor", help="what this machine has, and whether all is in place")
+    return parser
+
+
+def _add_settings(parser: Parser, stage: str, settings: Any) -> None:
+    """One flag per setting; of the run itself without a prefix, of a stage as --stage.setting."""
+    title = type(settings).__doc__.strip().splitlines()[0]
+    group = parser.add_argument_group(stage, title)
+    for item in dataclasses.fields(settings):
+        flag = item.name if stage in ("run", "pretrain") else f"{stage}.{item.name}"
+        paper = item.metadata["paper"]
+        note = f"; paper {paper}" if paper is not None else ""
+        choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
+        group.add_argument(
+            "--" + flag.replace("_", "-"),
+            dest=f"{stage}.{item.name}",
+            metavar=value_type(item)[0].__name__.upper(),
+            help=f"{item.metadata['help']}{choices} [{item.default}{note}]".replace("%", "%%"),
+        )
+
+
+def settings_from(args: argparse.Namespace, earlier: Path | None = None) -> Settings:
+    """Defaults, then the model's preset, an earlier command's settings, the file, the flags."""
+    flags: dict[str, dict[str, str]] = {}
+    for name, value in vars(args).items():
+        stage, dot, field = name.partition(".")
+        if dot and value is not None:
+            flags.setdefault(stage, {})[field] = value
+    files = [file for file in (earlier, args.settings) if file]
+    layers = [(file, read_settings(file)) for file in files] + [("", flags)]
+    model = [v["run"]["model"] for _, v in layers if "model" in v.get("run", {})] or ["moonlet-1m"]
+    preset, settings = preset_file(model[-1], args.quick), Settings()
+    if preset.is_file():
+        layers.insert(0, (preset, read_settings(preset)))
+    for source, values in layers:
+        for stage, changes in values.items():
+            where = f"{source}: field '{stage}'" if source else f"--{stage}"
+            if stage not in settings.stages():
+                raise DataError(f"{where}: no such stage")
+            try:
+                changed = with_values(getattr(settings, stage), changes)
+            except DataError as error:
+                raise DataError(f"{where}: {error}") from None
+            setattr(settings, stage, changed)
+    return settings
+
+
+def preset_file(model: str, quick: bool) -> Path:
+    """What suits a kind of model: the defaults fit a moonlet, so only others have a full preset."""
+    kind = "moonlet" if "moonlet" in model else "other"
+    return data_folder() / "settings" / f"{kind}{'-quick' if quick else ''}.yaml"
+
+
+def bars(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]:
+    """Progress with time left and the two or three numbers that matter."""
+    shown = ("train_loss", "ranking_loss", "pair_accuracy", "scores", "ref_kl", "valid_loss")
+    with tqdm(total=total, desc=f"{label:>12}", ncols=100, disable=None, unit="step") as bar:
+        for stats in steps:
+            bar.update()
+            bar.set_postfix({k: f"{stats[k]:.3g}" for k in shown if k in stats}, refresh=False)
+            yield stats
+
+
+def run_folder(name: str | None, model: str, fresh: bool) -> Path:
+    """runs/NAME; a fresh run never takes a folder that holds something already."""
+    wanted = Path("runs") / (name or Path(model).name)
+    if not fresh or not wanted.exists() or not any(wanted.iterdir()):
+        return wanted
+    if name:
+        raise DataError(f"{wanted}: holds an earlier run; choose another --name")
+    number = 2
+    while (folder := wanted.with_name(f"{wanted.name}-{number}")).exists():
+        number += 1
+    return folder
+
+
+def stage_command(args: argparse.Namespace) -> None:
+    """run, sft, reward, ppo and evaluate: each loads what it needs and does its part."""
+    command, started = args.command, time.perf_counter()
+    whole = command == "run"
+    folder = run_folder(args.name, args.__dict__["run.model"] or "moonlet-1m", fresh=whole)
+    earlier = folder / "settings.yaml"
+    settings = settings_from(args, earlier if not whole and earlier.is_file() else None)
+    run = Run(folder, settings, bars)
+    if command in ("reward", "ppo", "evaluate"):
+        run.load("sft", "reference")
+    if command in ("ppo", "evaluate"):
+        run.load("reward", "reward")
+    if whole or command == "sft":
+        run.sft()
+    if whole or command == "reward":
+        run.reward()
+    answers = run.evaluate(run.task.systems) if whole or command == "evaluate" else []
+    for stage, name in POLICIES.items():
+        if whole or command == "ppo":
+            run.ppo(stage)
+        if command == "evaluate" and (folder / stage).is_dir():
+            run.load(stage, "policy")
+        if answers and "policy" in run.backbone.roles:
+            answers += run.evaluate([System(name, "policy")])
+    if answers:
+        show(run, run.write_results(answers), answers)
+        print(f"\nreport: {write_report(folder)}")
+    print(f"{command} took {(time.perf_counter() - started) / 60:.1f} minutes; see {folder}")
+
+
+def show(run: Run, results: dict[str, Any], answers: list[Answer]) -> None:
+    """The shown prompts with every system's answer, then the result table."""
+    for prompt in run.task.shown_prompts:
+        print(f"\n{prompt.prompt}")
+        for answer in (a for a in answers if a.prompt == prompt.prompt):
+            gold = "" if answer.gold is None else f"gold {answer.gold:.2f}  "
+            text = " / ".join(answer.answer.splitlines())[:150] or "(says nothing)"
+            print(f"  {answer.system:>13}  {gold}RM {answer.score:+.2f}  {text}")
+    print(f"\nmeans over {results['prompts']} held-out prompts")
+    print(f"  {'':>13}  {'gold judge':^18}  {'RM score':>8}  {'KL, nats':>8}  {'tokens':>6}")
+    for name, row in results["systems"].items():
+        gold = "-"
+        if "gold" in row:
+            gold = f"{row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}]"
+        kl = "-" if row["ref_kl"] is None else f"{row['ref_kl']:.1f}"
+        print(f"  {name:>13}  {gold:^18}  {row['score']:>+8.2f}  {kl:>8}  {row['length']:>6.1f}")
+
+
+def pretrain_command(args: argparse.Namespace) -> None:
+    """Corpus, tokenizer, model: saved as transformers and tokenizers save them."""
+    values = {
+        name.removeprefix("pretrain."): value
+        for name, value in vars(args).items()
+        if name.startswith("pretrain.") and value is not None
+    }
+    try:
+        config = with_values(PretrainConfig(), values)
+    except DataError as error:
+        raise DataError(f"--{error}") from None
+    if Path(args.out).exists():
+        raise DataError(f"{args.out}: is there already; choose another --out")
+    texts = list(corpus(load_almanac(), config.documents, config.seed))
+    tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
+    model = new_model(config, tokenizer)
+    steps = pretrain(config, model, tokenizer, texts)
+    for _ in bars(steps, total_steps(config, len(texts)), "pretraining"):
+        pass
+    with whole_folder(args.out) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_settings(partial / "settings.yaml", {"pretrain": config})
+    print(f"saved {model.num_parameters():,} parameters in {args.out}")
+
+
+def chat_command(args: argparse.Namespace) -> None:
+    """A conversation; the oldest turns are forgotten where the context is full."""
+    folder = Path(args.model)
+    if (folder / CARD).is_file():
+        role = read_card(folder)["role"]
+        if role in SCALAR_ROLES:
+            raise DataError(f"{folder}: is a {role} model; it gives scores, not answers")
+        backbone = open_checkpoint(folder, role)
+    else:
+        backbone, role = load_backbone(args.model), BASE
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    generator = torch.Generator(backbone.device).manual_seed(args.seed)
+    print(f"talking to {args.model} ({role}); an empty line ends it")
+    turns: list[dict[str, str]] = []
+    while text := _ask():
+        turns.append({"role": "user", "content": text})
+        while True:
+            try:
+                ids = encoder.dialogue(turns, room=args.tokens)
+                break
+            except DataError:
+                if len(turns) == 1:
+                    raise
+                del turns[:2]
+        batch = encoder.prompts([ids])
+        rollout = sample(backbone, role, batch, args.tokens, generator, args.temperature)
+        answer = encoder.text(rollout.response_ids, rollout.response_mask)[0]
+        turns.append({"role": "assistant", "content": answer})
+        print(f"{role}> {answer}")
+
+
+def _ask() -> str:
+    try:
+        return input("you> ").strip()
+    except EOFError:
+        return ""
+
+
+def doctor_command(args: argparse.Namespace) -> None:
+    """What is here, what is missing, and what each missing thing is good for."""
+    wanted = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "jupyterlab")
+    for package in wanted:
+        try:
+            print(f"ok       {package} {version(package)}")
+        except PackageNotFoundError:
+            print(f"missing  {package}: pip install -r requirements.txt")
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
+        print(f"ok       GPU {torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
+    else:
+        print(f"ok       no GPU; {torch.get_num_threads()} CPU threads will do for moonlet-1m")
+    backbone = load_backbone("moonlet-1m")
+    print(f"ok       moonlet-1m, {backbone.sizes()[BASE].parameters:,} parameters")
+    found = is_fetched()
+    print(
+        f"{'ok      ' if found else 'not yet '} smollm2"
+        + ("" if found else ": minirlhf fetch smollm2")
+    )
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    note = "" if browser else ": only the browser tests need it"
+    print(f"{'ok      ' if browser else 'not yet '} chromium{note}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; bad input is one line on stderr and exit code 2."""
+    args = build_parser().parse_args(arguments)
+    try:
+        if args.command == "fetch":
+            print(fetch_smollm2())
+        elif args.command in STAGES:
+            stage_command(args)
+        else:
+            commands = {
+                "pretrain": pretrain_command,
+                "chat": chat_command,
+                "doctor": doctor_command,
+            }
+            commands[args.command](args)
+    except (DataError, FetchError) as error:
+        print(f"minirlhf: {error}", file=sys.stderr)
+        return BAD_INPUT
+    except NotFinite as error:
+        print(f"minirlhf: stopped: {error}", file=sys.stderr)
+        return FAILED
+    except OSError as error:
+        print(f"minirlhf: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        print("\nminirlhf: stopped; what was finished is kept", file=sys.stderr)
+        return INTERRUPTED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,191 @@
+"""The three stages end to end: one backbone, one run folder.
+
+SFT -> rankings -> reward model -> PPO -> PPO-ptx -> answers, table, report
+"""
+
+import dataclasses
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from minirlhf.engine.backbone import Backbone, LoRA
+from minirlhf.engine.checkpoint import load_role, save_role
+from minirlhf.engine.metrics import MetricsLog
+from minirlhf.engine.models import QUANTIZE, load_backbone
+from minirlhf.engine.records import DataError, Ranking, write_records, write_text
+from minirlhf.engine.settings import setting, validated, write_settings
+from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
+from minirlhf.stages import ppo as ppo_stage
+from minirlhf.stages import reward as reward_stage
+from minirlhf.stages import sft as sft_stage
+from minirlhf.tasks import Task, default_task, load_task
+
+Progress = Callable[[Iterable[dict], int, str], Iterator[dict]]
+POLICIES = {"ppo": "PPO", "ppo-ptx": "PPO-ptx"}  # checkpoint folder -> name of the system
+
+
+@validated
+@dataclass(frozen=True)
+class RunConfig:
+    """Settings of a whole run."""
+
+    model: str = setting("moonlet-1m", "moonlet-1m, smollm2, a folder, or a hub id")
+    quantize: str = setting("none", "4bit = NF4 with double quantisation", choices=QUANTIZE)
+    task: str = setting("auto", "which data", choices=("auto", "almanac", "handmade"))
+    full: bool = setting(False, "tune all weights instead of LoRA adapters (small models)")
+    rankings: int = setting(600, "prompts whose K responses are ranked", paper=33_207, least=8)
+    valid_rankings: int = setting(60, "of these, held out", paper=17_887, least=1)
+    test_prompts: int = setting(300, "held-out prompts in the result table", least=1)
+    temperature: float = setting(1.0, "sampling temperature of all answers", least=0)
+    seed: int = setting(0, "data, initial adapters, answers")
+
+
+@dataclass
+class Settings:
+    """All settings of a run, stage by stage."""
+
+    run: RunConfig = field(default_factory=RunConfig)
+    lora: LoRA = field(default_factory=LoRA)
+    sft: sft_stage.SFTConfig = field(default_factory=sft_stage.SFTConfig)
+    reward: reward_stage.RewardConfig = field(default_factory=reward_stage.RewardConfig)
+    ppo: ppo_stage.PPOConfig = field(default_factory=ppo_stage.PPOConfig)
+
+    def stages(self) -> dict[str, Any]:
+        return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
+
+
+def no_progress(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]:
+    """The quiet way to go through a stage."""
+    return iter(steps)
+
+
+class Run:
+    """One run: a folder, the settings, the task and the backbone. Each method is one step of it."""
+
+    def __init__(self, folder: str | Path, settings: Settings, progress: Progress = no_progress):
+        self.folder, self.settings, self.progress = Path(folder), settings, progress
+        config = settings.run
+        name = default_task(config.model) if config.task == "auto" else config.task
+        self.task: Task = load_task(name, config.seed)
+        self.backbone: Backbone = load_backbone(
+            config.model,
+            config.quantize,
+            None if config.full else settings.lora,
+            seed=config.seed,
+        )
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_settings(self.folder / "settings.yaml", settings.stages())
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
+        self.metrics = MetricsLog(self.folder / "metrics.jsonl")
+        self.seconds: dict[str, float] = {}
+
+    def _follow(self, stage: str, steps: Iterable[dict], total: int, label: str) -> None:
+        """Go through a stage's steps, show them, and log every one."""
+        started = time.perf_counter()
+        self.metrics.restart(stage)
+        for step, stats in enumerate(self.progress(steps, total, label), start=1):
+            self.metrics.write(stage, step, stats)
+        self.seconds[stage] = time.perf_counter() - started
+
+    def sft(self) -> None:
+        """Stage 1: `reference`, from demonstrations."""
+        task, config = self.task, self.settings.sft
+        steps = sft_stage.sft(
+            config,
+            self.backbone,
+            task.demonstrations,
+            task.valid_demonstrations,
+            pretraining=task.pretraining,
+        )
+        mixed = round(config.pretraining_mix * len(task.demonstrations))
+        total = sft_stage.total_steps(config, len(task.demonstrations) + mixed)
+        self._follow("sft", steps, total, "SFT")
+        save_role(self.backbone, "reference", self.folder / "sft")
+
+    def rankings(self) -> tuple[list[Ranking], list[Ranking]]:
+        """Comparison data (train, held out), sampled from the SFT model where need be."""
+        config, started = self.settings.run, time.perf_counter()
+        rankings = self.task.collect_rankings(self.backbone, config.rankings, config.seed)
+        write_records(self.folder / "comparisons.jsonl", rankings)
+        self.seconds["rankings"] = time.perf_counter() - started
+        held_out = min(config.valid_rankings, len(rankings) // 4)
+        return rankings[held_out:], rankings[:held_out]
+
+    def reward(self) -> None:
+        """Stage 2: `reward`, from rankings."""
+        train, valid = self.rankings()
+        steps = reward_stage.train_reward(
+            self.settings.reward, self.backbone, train, valid, self.task.demonstrations
+        )
+        total = reward_stage.total_steps(self.settings.reward, len(train))
+        self._follow("reward", steps, total, "reward model")
+        save_role(self.backbone, "reward", self.folder / "reward")
+
+    def ppo(self, stage: str) -> None:
+        """Stage 3: `policy`, from the reward model; stage `ppo` or `ppo-ptx`."""
+        config = self.settings.ppo
+        if stage == "ppo":
+            config = dataclasses.replace(config, ptx_coef=0.0)
+        ppo = ppo_stage.PPO(
+            config, self.backbone, self.task.prompts, pretraining=self.task.pretraining
+        )
+        self._follow(stage, ppo, len(ppo), POLICIES[stage])
+        ppo.adopt_average()
+        save_role(self.backbone, "policy", self.folder / stage)
+
+    def load(self, stage: str, role: str) -> None:
+        """Take a role from this run's folder, as an earlier command left it."""
+        load_role(self.backbone, role, self.folder / stage)
+
+    def evaluate(self, systems: Iterable[System]) -> list[Answer]:
+        """Each system's answers to the shown and the test prompts, in that order."""
+        config, task = self.settings.run, self.task
+        prompts = task.shown_prompts + task.test_prompts[: config.test_prompts]
+        found: list[Answer] = []
+        for system in systems:
+            found += answer_prompts(
+                self.backbone,
+                system,
+                prompts,
+                self.settings.ppo.max_new_tokens,
+                config.seed,
+                config.temperature,
+                task.judge,
+            )
+        return found
+
+    def write_results(self, answers: list[Answer]) -> dict[str, Any]:
+        """Write answers.jsonl and results.json; the table counts the test prompts alone."""
+        shown = {p.prompt for p in self.task.shown_prompts}
+        systems: dict[str, list[Answer]] = {}
+        for answer in answers:
+            if answer.prompt not in shown:
+                systems.setdefault(answer.system, []).append(answer)
+        results = {
+            "prompts": len(next(iter(systems.values()))),
+            "systems": {name: summarise(found) for name, found in systems.items()},
+            "seconds": self.seconds,
+        }
+        rows = [json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers]
+        write_text(self.folder / "answers.jsonl", "\n".join(rows) + "\n")
+        write_text(self.folder / "results.json", json.dumps(results, indent=1))
+        return results
+
+
+def run_all(
+    folder: str | Path, settings: Settings, progress: Progress = no_progress
+) -> tuple[Run, dict[str, Any], list[Answer]]:
+    """SFT, reward model, PPO and PPO-ptx in a row; returns the run, its results and answers."""
+    run = Run(folder, settings, progress)
+    run.sft()
+    run.reward()
+    answers = run.evaluate(run.task.systems)
+    for stage, name in POLICIES.items():
+        run.ppo(stage)
+        answers += run.evaluate([System(name, "policy")])
+    return run, run.write_results(answers), answers

@@ -1,0 +1,172 @@
+"""What a run learns from and is tested on: the almanac for a moonlet, hand-made data for others.
+
+Both give the three stages the same things, so that the pipeline has one path.
+"""
+
+import random
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from minirlhf.engine.backbone import BASE, Backbone
+from minirlhf.engine.batches import Encoder
+from minirlhf.engine.paths import data_folder
+from minirlhf.engine.records import Demonstration, Prompt, Ranking, read_records
+from minirlhf.engine.rollout import answers
+from minirlhf.evaluation.evaluate import JudgeFunction, System
+from minirlhf.world.almanac import Almanac, load_almanac, split_facts
+from minirlhf.world.corpus import corpus
+from minirlhf.world.demonstrations import demonstrations
+from minirlhf.world.judge import Judge
+from minirlhf.world.labelers import default_labelers
+from minirlhf.world.prompts import fact_of, few_shot_prefix, held_out_prompts, prompts
+
+RankFunction = Callable[[Backbone, int, int], list[Ranking]]
+MOON = "What is the moon?"
+
+
+@dataclass(frozen=True)
+class Task:
+    """The data of a run."""
+
+    name: str
+    demonstrations: list[Demonstration]
+    valid_demonstrations: list[Demonstration]
+    collect_rankings: RankFunction  # (backbone, how many, seed) -> rankings
+    prompts: list[Prompt]  # for PPO
+    test_prompts: list[Prompt]
+    shown_prompts: list[Prompt]  # the moon question and five others
+    pretraining: list[str]  # for PPO-ptx and the pretraining mix of SFT
+    systems: tuple[System, ...]  # base, prompted base, SFT
+    judge: JudgeFunction | None
+
+
+def load_task(name: str, seed: int = 0) -> Task:
+    """`almanac` or `handmade`."""
+    return {"almanac": almanac_task, "handmade": handmade_task}[name](seed)
+
+
+def default_task(model: str) -> str:
+    """The almanac is all that a moonlet has read; other models know more than its judge does."""
+    return "almanac" if "moonlet" in model else "handmade"
+
+
+def almanac_task(seed: int = 0) -> Task:
+    """Questions on the almanac: simulated demonstrations and labelers, and a gold judge."""
+    almanac = load_almanac()
+    judge = Judge(almanac)
+    train, _ = split_facts(almanac)
+    shown, test = _with_moon_first(held_out_prompts(almanac), almanac)
+    demos = demonstrations(train, 1_400, seed)
+
+    def gold(prompt: Prompt, answer: str, ended: bool) -> tuple[float, dict[str, bool]]:
+        verdict = judge(fact_of(almanac, prompt), answer, ended)
+        return verdict.score, verdict.flags
+
+    return Task(
+        name="almanac",
+        demonstrations=demos[:1_200],
+        valid_demonstrations=demos[1_200:],
+        collect_rankings=_simulated_rankings(almanac, judge),
+        prompts=prompts(train, seed=seed + 1),
+        test_prompts=test,
+        shown_prompts=shown,
+        pretraining=list(corpus(almanac, 4_000, seed=seed + 1)),
+        systems=(
+            System("base", BASE),
+            System("prompted base", BASE, few_shot_prefix(almanac), "\nA:", stop="\n"),
+            System("SFT", "reference"),
+        ),
+        judge=gold,
+    )
+
+
+def _with_moon_first(held_out: Sequence[Prompt], almanac: Almanac) -> tuple[list, list]:
+    """(six prompts to show, all others): the moon question and five of other relations."""
+    _, test = split_facts(almanac)
+    unseen = {fact.id for fact in test}
+    held_out = [p for p in held_out if fact_of(almanac, p).id in unseen]
+    shown = [next(p for p in held_out if p.prompt.lower() == MOON.lower())]
+    for prompt in held_out:
+        relations = {fact_of(almanac, p).relation for p in shown}
+        if len(shown) < 6 and fact_of(almanac, prompt).relation not in relations:
+            shown.append(prompt)
+    return shown, [p for p in held_out if p not in shown]
+
+
+def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
+    """Labelers rank K = 4 to 9 answers that the SFT model and the prompted base gave."""
+    labelers = default_labelers(judge)
+    train, _ = split_facts(almanac)
+    prefix = few_shot_prefix(almanac)
+
+    def collect(backbone: Backbone, count: int, seed: int) -> list[Ranking]:
+        rng = random.Random(f"rankings/{seed}")
+        asked = prompts(train, seed=seed + 2)[: count + count // 8]
+        # One draw in seven comes from the prompted base: early comparisons had such answers too.
+        drawn = [
+            (prompt, rng.random() < 1 / 7) for prompt in asked for _ in range(rng.randint(4, 9))
+        ]
+        given = _answers_of_both(backbone, drawn, prefix, seed)
+        rankings = []
+        for prompt in asked:
+            texts, ended = zip(*given.pop(prompt.id), strict=True)
+            labeler = rng.choice(labelers)
+            ranks = tuple(labeler.rank(fact_of(almanac, prompt), texts, ended))
+            if len(set(ranks)) > 1:  # a ranking of ties alone holds no pair
+                rankings.append(Ranking(prompt.prompt, texts, ranks, labeler.name, id=prompt.id))
+        return rankings[:count]
+
+    return collect
+
+
+def _answers_of_both(
+    backbone: Backbone, drawn: Sequence[tuple[Prompt, bool]], prefix: str, seed: int
+) -> dict[str, list[tuple[str, bool]]]:
+    """Answers of the SFT model or, where the flag is set, of the prompted base, by prompt id."""
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    given: dict[str, list[tuple[str, bool]]] = defaultdict(list)
+    for from_base, role in ((False, "reference"), (True, BASE)):
+        asked = [prompt for prompt, flag in drawn if flag == from_base]
+        if from_base:
+            ids = [encoder.plain(f"{prefix}{prompt.prompt}\nA:") for prompt in asked]
+        else:
+            ids = [encoder.prompt(prompt) for prompt in asked]
+        found = answers(backbone, role, encoder, ids, 40, seed, batch_size=128)
+        for prompt, (text, ended) in zip(asked, found, strict=True):
+            given[prompt.id].append((text.split("\n")[0], True) if from_base else (text, ended))
+    return given
+
+
+def handmade_task(seed: int = 0) -> Task:
+    """Everyday instructions with demonstrations and rankings written by hand; no gold judge.
+
+    PPO-ptx and the pretraining mix take the almanac's pages: the base's own pretraining text is
+    not at hand.
+    """
+    folder = data_folder() / "handmade"
+    demos = read_records(folder / "demonstrations.jsonl", Demonstration)
+    rankings = read_records(folder / "comparisons.jsonl", Ranking)
+    asked = read_records(folder / "prompts.jsonl", Prompt)
+    rng = random.Random(f"handmade/{seed}")
+    for records in (demos, rankings, asked):
+        rng.shuffle(records)
+    test, asked = asked[:16], asked[16:]
+    shown = [Prompt(MOON, "moon"), *test[:5]]
+    examples = "".join(f"Q: {d.prompt}\nA: {d.response}\n\n" for d in demos[:2])
+    return Task(
+        name="handmade",
+        demonstrations=demos[:-6],
+        valid_demonstrations=demos[-6:],
+        collect_rankings=lambda backbone, count, seed: rankings[:count],
+        prompts=asked,
+        test_prompts=test[5:],
+        shown_prompts=shown,
+        pretraining=list(corpus(load_almanac(), 400, seed=seed + 1)),
+        systems=(
+            System("base", BASE),
+            System("prompted base", BASE, examples + "Q: ", "\nA:", stop="\nQ:"),
+            System("SFT", "reference"),
+        ),
+        judge=None,
+    )
