@@ -106,9 +106,12 @@ def progress(metrics: Sequence[Mapping], stage: str) -> str:
     _, values = points(metrics, stage, metric)
     if not values:
         return ""
-    ends = f"{values[0]:.2f} to {values[-1]:.2f}".replace("-", "−")
-    updates = f"{len(values)} logged update{'s' if len(values) > 1 else ''}"
-    return f"{STAGE_NAMES[stage]}: {word} from {ends} in {updates}."
+    span = min(5, -(-len(values) // 10))  # one update alone says little in a long run
+    first, last = (sum(part) / span for part in (values[:span], values[-span:]))
+    ends = f"{first:.2f} to {last:.2f}".replace("-", "−")
+    note = f" (means of {span})" if span > 1 else ""
+    updates = f"{len(values)} update{'s' if len(values) > 1 else ''}"
+    return f"{STAGE_NAMES[stage]}: {word} from {ends}{note} in {updates}."
 
 
 def signed(value: float, digits: int = 2) -> str:

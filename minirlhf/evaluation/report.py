@@ -278,7 +278,7 @@ def _curves(run: Run) -> Section | None:
         if figures:
             stories = [findings.progress(run.metrics, name) for name in SHARED.get(stage, [stage])]
             # The heading takes a cell of the three-column grid where that leaves no hole.
-            width = "stage" if len(figures) % 3 == 2 else "stage wide"
+            width = "stage" if len(figures) % 3 else "stage wide"
             head = tag("div", tag("h3", title), *(tag("p", s) for s in stories if s), class_=width)
             blocks.append(tag("div", head, *figures, class_="grid"))
     if not blocks:

@@ -2,7 +2,14 @@
 
 import pytest
 
-from minirlhf.evaluation.findings import compare, headline, held_out, summary, worse_than_sft
+from minirlhf.evaluation.findings import (
+    compare,
+    headline,
+    held_out,
+    progress,
+    summary,
+    worse_than_sft,
+)
 
 
 def answers(field="gold", **systems):
@@ -75,8 +82,11 @@ def test_summary_before_the_evaluation_tells_the_progress():
     metrics = [{"stage": "ppo", "step": i, "scores": v} for i, v in enumerate([-1.0, 0.0, 0.5])]
     text = " ".join(summary(None, [], metrics))
     assert text == (
-        "This run has not been evaluated yet. PPO: score from −1.00 to 0.50 in 3 logged updates."
+        "This run has not been evaluated yet. PPO: score from −1.00 to 0.50 in 3 updates."
     )
+    metrics = [{"stage": "sft", "step": i, "train_loss": 20.0 - i} for i in range(20)]
+    assert progress(metrics, "sft") == "SFT: loss from 19.50 to 1.50 (means of 2) in 20 updates."
+    assert progress(metrics, "ppo") == ""
 
 
 def test_compare_pairs_by_prompt_and_counts_a_repeated_prompt_once():

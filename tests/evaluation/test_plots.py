@@ -44,8 +44,9 @@ def test_every_panel_has_unit_reference_names_and_few_series(metrics, stage):
         assert len(panel.lines) <= 4 and len(reference_height(axes)) == 1
         curves = [line for line in axes.get_lines() if line.get_marker() not in ("", "None")]
         assert len(curves) == len(panel.lines)
-        looks = {(line.get_marker(), str(line.get_linestyle())) for line in curves}
-        assert len(looks) == len(curves), "two curves that only colour tells apart"
+        for look in ("get_marker", "get_linestyle"):
+            looks = {str(getattr(line, look)()) for line in curves}
+            assert len(looks) == len(curves), "two curves that only colour tells apart"
         names = {text.get_text() for text in axes.texts}
         assert {line.label for line in panel.lines} < names
 
@@ -89,12 +90,13 @@ def test_a_long_run_shows_every_update_and_its_moving_mean():
     assert list(mean.get_ydata()[[50, 51, 0]]) == pytest.approx([2 / 5, 3 / 5, 1 / 3])
 
 
-def test_names_do_not_touch():
-    rows = [{"step": step, "scores": 1.0 + step} for step in (0, 1)]
+@pytest.mark.parametrize("end", [2.0, 0.0], ids=["at the top", "at the bottom"])
+def test_names_do_not_touch_nor_leave(end):
+    rows = [{"step": 0, "scores": 1.0}, {"step": 1, "scores": end}]
     metrics = [row | {"stage": stage} for stage in ("ppo", "ppo-ptx") for row in rows]
     (axes,) = plots.training_curves(metrics, "ppo").axes
     heights = sorted(text.get_position()[1] for text in axes.texts)
-    assert len(heights) == 3 and heights[-1] <= 1
+    assert len(heights) == 3 and heights[0] >= 0 and heights[-1] <= 1
     assert min(b - a for a, b in itertools.pairwise(heights)) >= 0.1 - 1e-9
 
 

@@ -142,6 +142,15 @@ def test_the_moon_question_comes_first_with_worded_verdicts(run_folder):
     assert "What does body number 5 orbit?" in text and "✗ not true" in text and "✓ ended" in text
 
 
+def test_chips_say_what_the_verdict_says(run_folder):
+    verdict = {"on_topic": True, "true": False, "complete": None, "polite": False, "ended": True}
+    row = {"prompt": "q", "system": "PPO", "answer": "a", "gold": 0.5, "verdict": verdict}
+    change_answers(run_folder, lambda _: [row])
+    chips = re.findall(r'<li class="(yes|no)">([^<]+)<', read(run_folder)[0])
+    assert chips == [("yes", "✓ on topic"), ("no", "✗ not true"), ("no", "✗ rude"),
+                     ("yes", "✓ ended")]  # fmt: skip
+
+
 def test_worse_prompts_are_shown_not_hidden(run_folder):
     rows = [
         {"prompt": f"q{i}", "system": system, "answer": f"{system} on q{i}", "gold": gold}
