@@ -90,7 +90,7 @@ STYLE = (
     + """
 @media screen and (prefers-color-scheme: dark) {
   :root { --paper: #11141b; --wash: #191d27; --night: #333d58; --sky: #191f31; --ink: #ebe7dc;
-    --muted: #9aa3b4; --rule: #2d3443; --gold: #9c7723; --blue: #456f9e;
+    --muted: #9aa3b4; --rule: #2d3443; --gold: #b3882a; --blue: #456f9e;
     --line-0: #8bb8ea; --line-1: #f0a36d; --line-2: #73cbb5; --line-3: #caa0e2 }
 }
 :root { --serif: "Iowan Old Style", "Palatino Linotype", Palatino, "Book Antiqua", Georgia, serif;
