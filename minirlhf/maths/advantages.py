@@ -30,7 +30,7 @@ def token_rewards(
         raise ValueError(
             f"scores must be ({len(logprobs)},), one per response, got {tuple(scores.shape)}"
         )
-    if kl_coef < 0:
+    if not kl_coef >= 0:
         raise ValueError(f"kl_coef must not be negative, got {kl_coef}")
     penalty = -kl_coef * zero_masked(logprobs - ref_logprobs, response_mask)
     last = last_token_index(response_mask).unsqueeze(-1)

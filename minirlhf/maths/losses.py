@@ -56,7 +56,7 @@ def _masked_terms(
 
 def _surrogates(logratio: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
     """The unclipped and the clipped loss per token."""
-    if clip_range <= 0:
+    if not clip_range > 0:
         raise ValueError(f"clip_range must be positive, got {clip_range}")
     ratio = logratio.exp()
     return -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
@@ -116,7 +116,7 @@ def policy_penalty_loss(
     >>> round(loss.item(), 4)  # -2 * 1.8 + (0.8 - log 1.8)
     -3.3878
     """
-    if penalty_coef < 0:
+    if not penalty_coef >= 0:
         raise ValueError(f"penalty_coef must not be negative, got {penalty_coef}")
     logratio, advantages = _masked_terms(logprobs, old_logprobs, advantages, response_mask)
     penalty = k3(torch.zeros_like(logratio), logratio)  # zeros: k3 sees only the difference
@@ -153,7 +153,7 @@ def value_loss(
     )
     errors = (values - returns) ** 2
     if clip_range is not None:
-        if clip_range <= 0:
+        if not clip_range > 0:
             raise ValueError(f"clip_range must be positive or None, got {clip_range}")
         clipped = old_values + (values - old_values).clamp(-clip_range, clip_range)
         errors = torch.maximum(errors, (clipped - returns) ** 2)

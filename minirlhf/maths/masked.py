@@ -58,7 +58,7 @@ def gather_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Te
     if logits.shape[:-1] != ids.shape:
         shapes = f"logits {tuple(logits.shape)}, ids {tuple(ids.shape)}"
         raise ValueError(f"ids must have the shape of logits without its last axis: {shapes}")
-    if temperature <= 0:
+    if not temperature > 0:  # not `<=`, which lets nan through
         raise ValueError(f"temperature must be positive, got {temperature}")
     logits = full_precision(logits) / temperature
     return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
@@ -82,7 +82,7 @@ def masked_mean(values: Tensor, mask: Tensor, count: float | Tensor | None = Non
         count = as_mask(mask).sum()
         if count == 0:
             raise ValueError("the mask is empty: nothing to take the mean of")
-    elif count <= 0:
+    elif not count > 0:
         raise ValueError(f"count must be positive, got {count}")
     return total / count
 

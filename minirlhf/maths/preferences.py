@@ -24,7 +24,7 @@ def ranking_to_pairs(ranks: Sequence[int]) -> list[tuple[int, int]]:
     [(2, 0), (3, 0), (2, 1), (3, 1), (3, 2)]
     """
     for rank in ranks:
-        if rank != int(rank) or rank < 0:
+        if rank % 1 or rank < 0:
             raise ValueError(f"ranks are whole numbers from 1, or 0 for an empty slot; got {rank}")
     return [
         (i, j) if ranks[i] < ranks[j] else (j, i)
@@ -96,7 +96,7 @@ def ranking_loss(
     """
     if ties not in ("drop", "half", "rao_kupper"):
         raise ValueError(f"ties must be 'drop', 'half' or 'rao_kupper', got {ties!r}")
-    if ties == "rao_kupper" and theta <= 1:
+    if ties == "rao_kupper" and not theta > 1:
         raise ValueError(f"theta must be above 1, or ties have no probability; got {theta}")
     scores, better, tied = _compare(scores, ranks)
     delta = scores[:, :, None] - scores[:, None, :]
@@ -177,7 +177,7 @@ def rao_kupper_probs(delta: Tensor, theta: float = 1.5) -> tuple[Tensor, Tensor,
     >>> [round(p.item(), 3) for p in rao_kupper_probs(torch.tensor(0.8), theta=1.5)]
     [0.597, 0.172, 0.231]
     """
-    if theta < 1:
+    if not theta >= 1:
         raise ValueError(f"theta must be at least 1, got {theta}")
     win, loss = torch.sigmoid(delta - math.log(theta)), torch.sigmoid(-delta - math.log(theta))
     return win, (theta**2 - 1) * win * loss, loss
@@ -195,7 +195,7 @@ def davidson_probs(delta: Tensor, nu: float) -> tuple[Tensor, Tensor, Tensor]:
     >>> [round(p.item(), 3) for p in davidson_probs(torch.tensor(0.8), nu=0.7)]
     [0.521, 0.245, 0.234]
     """
-    if nu < 0:
+    if not nu >= 0:
         raise ValueError(f"nu must not be negative, got {nu}")
     tie = torch.full_like(delta, nu).log()
     win, tie, loss = torch.stack([delta / 2, tie, -delta / 2]).softmax(0)
