@@ -54,6 +54,17 @@ function ticks(lowest, highest, count) {
 /** [update, values] in the order of the updates, whatever the order they came in. */
 const inOrder = (points) => [...points.entries()].sort((a, b) => a[0] - b[0]);
 
+/**
+ * Keep the notebook's shortcuts off a focused element, since Lumino takes arrow keys and Enter
+ * before the element sees them; but let those with Ctrl or Cmd through, such as Ctrl+S.
+ */
+function keepKeys(node) {
+  const guard = (event) =>
+    node.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+  for (const kind of ["keydown", "keyup", "focus"]) node.addEventListener(kind, guard);
+  guard({});
+}
+
 class Plot {
   constructor(spec, column, first, last) {
     Object.assign(this, { spec, column, first, last, end: last });
@@ -103,6 +114,10 @@ class Plot {
     this.drawChanges(changes);
     if (reference !== null) this.drawReference(reference, name, known);
     this.drawCurve(rows);
+    if (rows.length && !known.length) {
+      const place = { class: "tick", x: WIDTH / 2, y: HEIGHT / 2, "text-anchor": "middle" };
+      this.svg.append(shape("text", place, "no value reported"));
+    }
     const row = hovered === null ? known.at(-1) : rows.find(([update]) => update === hovered);
     if (row && row[1] !== null) {
       if (hovered !== null) {
@@ -195,8 +210,7 @@ class Slider {
     this.input = element("input", "");
     Object.assign(this.input, { type: "range", min: spec.least, max: spec.most, step: spec.step });
     this.input.name = spec.name;
-    this.input.dataset.lmSuppressShortcuts = "true"; // the notebook takes the arrow keys otherwise
-    this.input.addEventListener("keydown", (event) => event.stopPropagation());
+    keepKeys(this.input);
     this.input.addEventListener("pointerdown", () => (this.held = true));
     this.input.addEventListener("input", () => this.say(Number(this.input.value), true));
     this.input.addEventListener("change", () => {
@@ -223,7 +237,7 @@ class Slider {
 function makeButton(label, className, onClick) {
   const button = element("button", className, label);
   button.type = "button";
-  button.dataset.lmSuppressShortcuts = "true";
+  keepKeys(button);
   button.addEventListener("click", onClick);
   return button;
 }

@@ -58,6 +58,17 @@ function element(tag, className, text = "") {
   return node;
 }
 
+/**
+ * Keep the notebook's shortcuts off a focused element, since Lumino takes arrow keys and Enter
+ * before the element sees them; but let those with Ctrl or Cmd through, such as Ctrl+S.
+ */
+function keepKeys(node) {
+  const guard = (event) =>
+    node.toggleAttribute("data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey));
+  for (const kind of ["keydown", "keyup", "focus"]) node.addEventListener(kind, guard);
+  guard({});
+}
+
 function render({ model, el }) {
   const root = element("div", "minirlhf-rank");
   const question = element("div", "question");
@@ -186,7 +197,7 @@ function render({ model, el }) {
     const card = element("div", "card");
     card.tabIndex = 0;
     card.dataset.index = index;
-    card.dataset.lmSuppressShortcuts = "true"; // Notebook 7 takes the arrow keys otherwise
+    keepKeys(card);
     card.setAttribute("role", "option");
     card.setAttribute("aria-describedby", help.id);
     const others = row.filter((other) => other !== index).map(letter);

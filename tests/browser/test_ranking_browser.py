@@ -110,6 +110,9 @@ def test_ranking_widget(notebook, lab, shoot):
     press("B", "ArrowUp")  # there is nothing above the best
     kernel_has(4, 1, 3, 2)
     assert page.locator(".jp-Notebook .jp-Cell").count() == 1  # no key reached the notebook
+    page.keyboard.press("Control+s")  # but this one should
+    saved = lab.folder / "ranking.ipynb"
+    wait_until(lambda: "widget-view" in saved.read_text(encoding="utf-8"), "Ctrl+S saves")
 
     assert page.problems.console == []
     assert page.problems.foreign == []
