@@ -265,9 +265,9 @@ with. Above it, the model is worse than the coin.
 # %%
 ranks = torch.tensor([moon.ranks])  # (B, K) = (1, 4)
 know_nothing = preferences.ranking_loss(torch.zeros(1, 4), ranks)
-example = preferences.ranking_loss(scores[None], ranks)
+by_hand = preferences.ranking_loss(scores[None], ranks)
 print(f"equal scores: {know_nothing:.4f}")
-print(f"9.4, 8.2, 5.4, 5.4: {example:.4f}")
+print(f"9.4, 8.2, 5.4, 5.4: {by_hand:.4f}")
 
 # %%
 figures.margin_curve(
@@ -578,8 +578,9 @@ labelers = default_labelers(Judge(almanac))
 train_facts, test_facts = split_facts(almanac)
 train = compare(train_facts, 400, seed=0)
 held_out = compare(test_facts, 200, seed=1)
-print(held_out[0].prompt)
-for place, answer in sorted(zip(held_out[0].ranks, held_out[0].responses)):
+example = held_out[1]
+print(example.prompt)
+for place, answer in sorted(zip(example.ranks, example.responses)):
     print(f"  {place}. {answer}")
 
 # %% [markdown]
@@ -629,9 +630,9 @@ does it end, compared with the coin's $\ln 2$?
 It falls for a few steps, turns, and climbs above $\ln 2$. At first the model
 learns what goes for every answer (politeness, whole sentences). Then it finds a
 weight for the peculiarities of the training answers, and becomes *sure* of them.
-The pair accuracy hardly suffers meanwhile: the order of the scores stays, only
-the confidence grows. That is how a reward model over-fits, and why the paper
-stops after one epoch.
+The order of the scores changes little meanwhile; it is the confidence that
+grows. That is how a reward model over-fits, and why the paper stops after one
+epoch.
 
 </details>
 """
