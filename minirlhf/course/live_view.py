@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from pathlib import Path
 from string import ascii_lowercase
 from typing import Any, NamedTuple
@@ -10,9 +9,9 @@ from typing import Any, NamedTuple
 import anywidget
 import traitlets
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from minirlhf.course.picture import Picture
 from minirlhf.engine.metrics import METRICS
 from minirlhf.evaluation.plots import INK, MUTED, PANELS, Line, Panel, draw_panel, is_number
 
@@ -49,16 +48,6 @@ class LivePanel(anywidget.AnyWidget):
     _esm = Path(__file__).with_name("live.js")
     _css = Path(__file__).with_name("live.css")
     setup = traitlets.Dict().tag(sync=True)
-
-
-class Picture(Figure):
-    """A figure that a notebook shows although nobody has imported pyplot."""
-
-    def _repr_png_(self) -> tuple[bytes, dict]:
-        FigureCanvasAgg(self)
-        with BytesIO() as file:
-            self.savefig(file, format="png", dpi=2 * self.dpi)  # sharp on dense screens
-            return file.getvalue(), {"width": int(self.get_figwidth() * self.dpi)}
 
 
 def curve_panel(name: str) -> Panel:
