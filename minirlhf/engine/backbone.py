@@ -19,10 +19,13 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minirlhf.engine.records import DataError
 from minirlhf.engine.settings import setting, validated
 
 BASE = "base"
 SCALAR_ROLES = ("reward", "value")
+# What a decoder layer calls the two blocks that add to its residual stream
+BLOCKS = ("self_attn", "self_attention", "attention", "attn", "mlp")
 
 
 @validated
@@ -67,6 +70,7 @@ class Backbone:
         self._seed = seed
         self._peft: PeftModel | None = None
         self._copies: dict[str, PreTrainedModel] = {}
+        self._own: dict[str, dict[str, nn.Parameter]] = {}  # found once, asked at every switch
         self._trainable: set[str] = set()
         self._active = BASE
 
@@ -94,23 +98,21 @@ class Backbone:
         """
         if role == BASE or copy_of not in self.roles:
             raise ValueError(f"cannot make role {role!r} from {copy_of!r}; roles: {self.roles}")
+        weights = self.weights(copy_of) if self.lora else {}  # first: it may be its own copy
+        head = copy.deepcopy(self.heads.get(copy_of))
         if self.lora is None:
             self._copies[role] = copy.deepcopy(self._copies.get(copy_of, self.model))
+            self._own.pop(role, None)
         else:
             self._add_adapter(role)
             if copy_of != BASE:
-                self.load_weights(role, self.weights(copy_of))
+                self.load_weights(role, weights)
         if role in SCALAR_ROLES:
-            self.heads[role] = self._new_head()
-            if copy_of in self.heads:
-                self.heads[role].load_state_dict(self.heads[copy_of].state_dict())
+            self.heads[role] = head or self._new_head()
         self._trainable.discard(role)
         self._restore_requires_grad()
 
     def _add_adapter(self, role: str) -> None:
-        if self._peft and role in self._peft.peft_config:
-            self.switch(BASE)
-            self._peft.base_model.delete_adapter(role)
         config = LoraConfig(
             r=self.lora.rank,
             lora_alpha=self.lora.alpha,
@@ -118,10 +120,16 @@ class Backbone:
             task_type="CAUSAL_LM",
             base_model_name_or_path=self.model.name_or_path,
         )
-        # peft draws A from the global generator, and asks transformers for a deprecated property
+        # peft draws A from the global generator, asks transformers for a deprecated property, and
+        # warns of what is meant: that a role is made anew, or that GPT-2's weights are transposed
         with torch.random.fork_rng(), warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", UserWarning)
             torch.manual_seed(self._seed)
+            if self._peft and role in self._peft.peft_config:
+                self.switch(BASE)
+                self._peft.base_model.delete_adapter(role)
+                self._own.pop(role, None)  # only now: the switch has just asked for them
             if self._peft is None:
                 self._peft = get_peft_model(self.model, config, adapter_name=role)
             else:
@@ -179,6 +187,11 @@ class Backbone:
         )
 
     def _named_parameters(self, role: str) -> dict[str, nn.Parameter]:
+        if role not in self._own:
+            self._own[role] = self._find_parameters(role)
+        return self._own[role]
+
+    def _find_parameters(self, role: str) -> dict[str, nn.Parameter]:
         if role in self._copies:
             return dict(self._copies[role].named_parameters())
         marker = f".{role}."
@@ -275,8 +288,12 @@ class Backbone:
             for model in models
             for layer in model.modules()
             for name, block in layer.named_children()
-            if name in ("self_attn", "mlp")
+            if name in BLOCKS
         ]
+        if models and not hooks:
+            raise DataError(
+                f"dropout: found no blocks in a {type(self.model).__name__}; set it to 0"
+            )
         try:
             yield
         finally:

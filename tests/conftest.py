@@ -1,0 +1,185 @@
+"""What many tests share: a micro model that trains in a second, and a few records for it.
+
+The micro model is a real one (Llama, its own tokenizer, pretrained for a second on the almanac's
+pages), only too small to be useful. Nothing here goes to the network.
+"""
+
+import copy
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils import logging
+
+from minirlhf.engine.backbone import Backbone, LoRA
+from minirlhf.engine.paths import data_folder
+from minirlhf.engine.records import Demonstration, Prompt, Ranking
+from minirlhf.stages.pretrain import PretrainConfig, new_model, pretrain, train_tokenizer
+from minirlhf.stages.reward import RewardConfig, train_reward
+from minirlhf.stages.sft import SFTConfig, sft
+from minirlhf.world.almanac import load_almanac
+from minirlhf.world.corpus import corpus
+
+logging.disable_progress_bar()
+
+MICRO = PretrainConfig(
+    vocabulary=400,
+    hidden_size=64,
+    layers=2,
+    heads=2,
+    intermediate_size=128,
+    context_length=128,
+    documents=60,
+    epochs=10,
+    batch_size=16,
+    learning_rate=1e-2,
+    warmup_steps=2,
+)
+RANK = LoRA(rank=8, alpha=16)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread():
+    """Threads only cost on tensors this small, and results then do not depend on the machine."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def micro_texts():
+    pages = corpus(load_almanac(), MICRO.documents, seed=0)
+    return [line for page in pages for line in page.splitlines() if line]
+
+
+@pytest.fixture(scope="session")
+def micro_folder(micro_texts, tmp_path_factory):
+    """The micro model on disk, as `minirlhf pretrain` would have saved it."""
+    tokenizer = train_tokenizer(micro_texts, MICRO.vocabulary, MICRO.context_length)
+    model = new_model(MICRO, tokenizer)
+    for _ in pretrain(MICRO, model, tokenizer, micro_texts):
+        pass
+    folder = tmp_path_factory.mktemp("models") / "micro"
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _micro(micro_folder):
+    model = AutoModelForCausalLM.from_pretrained(micro_folder, dtype=torch.float32)
+    return model, AutoTokenizer.from_pretrained(micro_folder)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(_micro):
+    return _micro[1]
+
+
+@pytest.fixture(scope="session")
+def new_backbone(_micro, micro_folder):
+    """Makes a fresh backbone on the micro model: `new_backbone(lora=None)` for full copies."""
+
+    def make(lora=RANK, seed=0):
+        model, tokenizer = _micro
+        return Backbone(copy.deepcopy(model), tokenizer, str(micro_folder), lora, seed)
+
+    return make
+
+
+@pytest.fixture(params=["lora", "full"])
+def lora(request):
+    """Tests that take this run twice: roles as adapters, and roles as full copies."""
+    return RANK if request.param == "lora" else None
+
+
+@pytest.fixture
+def backbone(new_backbone, lora):
+    return new_backbone(lora)
+
+
+@pytest.fixture(scope="session")
+def demonstrations():
+    pairs = [
+        ("What is the moon?", "A moon of Earth."),
+        ("What is Mars?", "A red planet."),
+        ("What is Io?", "A moon of Jupiter."),
+        ("What is the sun?", "A star."),
+        ("Who found Titan?", "Huygens."),
+        ("What does Europa orbit?", "Jupiter."),
+        ("Is Venus hot? Say why.", "Yes, its air is thick."),
+        ("Name a planet.", "Saturn."),
+    ]
+    return [Demonstration(p, r, id=str(i)) for i, (p, r) in enumerate(pairs)]
+
+
+@pytest.fixture(scope="session")
+def prompts(demonstrations):
+    return [Prompt(d.prompt, d.id) for d in demonstrations]
+
+
+@pytest.fixture(scope="session")
+def rankings():
+    """K = 2 to 5, ties among them; the better answers are the shorter ones."""
+    return [
+        Ranking("What is Mars?", ("A planet.", "It is a question of taste, of course."), (1, 2)),
+        Ranking("What is Io?", ("A moon.", "Who asks?", "Moon moon moon moon."), (1, 2, 2)),
+        Ranking(
+            "Name a star.", ("Sirius.", "The sun.", "No stars for you today.", ""), (1, 1, 2, 3)
+        ),
+        Ranking(
+            "What is Earth?",
+            ("Ours.", "A planet that goes round the sun.", "Go away.", "Mars.", "Earth is."),
+            (2, 1, 5, 3, 3),
+        ),
+    ]
+
+
+@pytest.fixture(scope="session")
+def _trained(new_backbone, demonstrations, rankings):
+    """Weights of a small SFT and reward model, trained once per session and mode."""
+    found = {}
+    for mode in (RANK, None):
+        backbone = new_backbone(mode)
+        rate = 1e-2
+        for _ in sft(
+            SFTConfig(epochs=40, learning_rate=rate, batch_size=8, dropout=0.0),
+            backbone,
+            demonstrations,
+        ):
+            pass
+        for _ in train_reward(RewardConfig(epochs=4, learning_rate=rate / 4), backbone, rankings):
+            pass
+        weights = {role: backbone.weights(role) for role in ("reference", "reward")}
+        found[mode] = weights, copy.deepcopy(backbone.heads["reward"].state_dict())
+    return found
+
+
+@pytest.fixture(scope="session")
+def ready_backbone(new_backbone, _trained):
+    """Makes a backbone with trained roles `reference` and `reward`, as PPO wants it."""
+
+    def make(lora=RANK):
+        backbone = new_backbone(lora)
+        weights, head = _trained[lora]
+        for role in weights:
+            backbone.add_role(role)
+            backbone.load_weights(role, weights[role])
+        backbone.heads["reward"].load_state_dict(head)
+        return backbone
+
+    return make
+
+
+@pytest.fixture
+def ready(ready_backbone, lora):
+    return ready_backbone(lora)
+
+
+@pytest.fixture(scope="session")
+def moonlet():
+    """The folder of the shipped base model."""
+    folder = data_folder() / "models" / "moonlet-1m"
+    assert (folder / "model.safetensors").is_file(), f"{folder} is part of the project"
+    return folder

@@ -1,0 +1,461 @@
+"""minirlhf.engine.backbone: roles share one base, and what is done to one reaches no other."""
+
+import copy
+import math
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
+
+from minirlhf.engine.backbone import Backbone, LoRA, position_ids
+from minirlhf.engine.models import load_backbone
+from minirlhf.engine.records import DataError
+
+ROLES = ("reference", "policy", "reward", "value")
+
+
+@pytest.fixture(scope="module")
+def ids():
+    return torch.randint(2, 300, (3, 11), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="module")
+def everywhere(ids):
+    return torch.ones_like(ids, dtype=torch.bool)
+
+
+def disturb(backbone, role, seed=0, scale=0.1):
+    """Move every weight of a role, as training would."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in backbone.parameters(role):
+            parameter += scale * torch.randn(parameter.shape, generator=generator)
+
+
+@torch.no_grad()
+def outputs(backbone, role, ids, mask):
+    """What a role says: its logits, or its values where it has a head."""
+    if role in backbone.heads:
+        return backbone.values(role, ids, mask)
+    return backbone.logits(role, ids, mask)
+
+
+def with_all_roles(backbone):
+    for number, role in enumerate(ROLES):
+        backbone.add_role(role, copy_of="reward" if role == "value" else "base")
+        disturb(backbone, role, number)
+    return backbone
+
+
+# Starting and copying ---------------------------------------------------------------------------
+
+
+def test_a_new_role_changes_nothing(backbone, ids, everywhere):
+    before = backbone.logits("base", ids, everywhere)
+    backbone.add_role("policy")
+    assert torch.equal(backbone.logits("policy", ids, everywhere), before)
+    assert torch.equal(backbone.logits("base", ids, everywhere), before)
+
+
+def test_a_copy_is_exact_and_then_goes_its_own_way(backbone, ids, everywhere):
+    backbone.add_role("reference")
+    disturb(backbone, "reference")
+    said = outputs(backbone, "reference", ids, everywhere)
+    backbone.add_role("policy", copy_of="reference")
+    assert torch.equal(outputs(backbone, "policy", ids, everywhere), said)
+    assert not torch.equal(outputs(backbone, "base", ids, everywhere), said)
+    disturb(backbone, "policy", 1)
+    assert not torch.equal(outputs(backbone, "policy", ids, everywhere), said)
+    assert torch.equal(outputs(backbone, "reference", ids, everywhere), said)
+
+
+def test_value_starts_as_reward_with_head_and_bias(backbone, ids, everywhere):
+    backbone.add_role("reward")
+    disturb(backbone, "reward")
+    backbone.heads["reward"].bias.data.fill_(3.25)
+    backbone.add_role("value", copy_of="reward")
+    assert backbone.heads["value"].bias.item() == 3.25
+    for one, other in zip(backbone.parameters("value"), backbone.parameters("reward"), strict=True):
+        assert torch.equal(one, other)
+        assert one.data_ptr() != other.data_ptr()
+    scores = backbone.scores("reward", ids, everywhere)
+    assert torch.equal(backbone.values("value", ids, everywhere)[:, -1], scores)
+
+
+def test_new_heads_have_the_published_spread():
+    """Stiennon et al.: variance 1 / (d + 1); over 511 draws the estimate is good to 3 %."""
+    config = GPT2Config(vocab_size=50, n_embd=4096, n_layer=1, n_head=1, n_inner=8)
+    with torch.device("meta"):
+        shell = GPT2LMHeadModel(config)
+    backbone = Backbone.__new__(Backbone)
+    backbone.model, backbone._seed = shell, 0
+    backbone.__class__ = type("OnCpu", (Backbone,), {"device": torch.device("cpu")})
+    head = backbone._new_head()
+    assert head.bias.item() == 0
+    assert head.weight.std().item() == pytest.approx(1 / math.sqrt(4097), rel=0.05)
+
+
+def test_seeds_decide_and_the_global_generator_is_left_alone(new_backbone, lora):
+    state = torch.get_rng_state()
+    made = []
+    for seed in (0, 0, 1):
+        backbone = new_backbone(lora, seed)
+        backbone.add_role("reward")
+        made.append([p.clone() for p in backbone.parameters("reward")])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(made[0], made[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(made[0], made[2], strict=True))
+
+
+# Living together --------------------------------------------------------------------------------
+
+
+def test_base_stays_the_pretrained_model_bit_for_bit(new_backbone, lora, ids, everywhere):
+    pure = new_backbone(lora)
+    before = pure.model(input_ids=ids).logits.detach()
+    backbone = with_all_roles(pure)
+    for role in ROLES:
+        outputs(backbone, role, ids, everywhere)
+    assert torch.equal(backbone.logits("base", ids, everywhere), before)
+
+
+def test_roles_do_not_reach_each_other(backbone, ids, everywhere):
+    with_all_roles(backbone)
+    said = {role: outputs(backbone, role, ids, everywhere) for role in backbone.roles}
+    kept = {role: [p.clone() for p in backbone.parameters(role)] for role in ROLES}
+    backbone.add_role("another", copy_of="policy")
+    disturb(backbone, "another", 9)
+    backbone.add_role("value", copy_of="reward")  # made anew
+    disturb(backbone, "value", 10)
+    for role in ("policy", "another", "reference", "value", "base", "reward"):
+        backbone.switch(role)
+    for role in ("base", "reference", "policy", "reward"):
+        assert torch.equal(outputs(backbone, role, ids, everywhere), said[role]), role
+    for role in ("reference", "policy", "reward"):
+        for now, then in zip(backbone.parameters(role), kept[role], strict=True):
+            assert torch.equal(now, then), role
+
+
+def test_all_roles_differ_once_they_are_trained(backbone, ids, everywhere):
+    """Else the tests above would hold for a backbone that ignores its roles."""
+    with_all_roles(backbone)
+    said = [backbone.logits(role, ids, everywhere).detach() for role in backbone.roles]
+    for i, one in enumerate(said):
+        assert not any(torch.allclose(one, other, atol=1e-3) for other in said[i + 1 :])
+
+
+@pytest.mark.parametrize("active", ["base", "policy", "reference"])
+def test_a_role_made_anew_is_the_one_that_is_trained(backbone, ids, everywhere, active):
+    """As in a run: PPO makes `policy`, PPO-ptx makes it again, whatever was switched on."""
+    backbone.add_role("reference")
+    disturb(backbone, "reference")
+    backbone.add_role("policy", copy_of="reference")
+    backbone.train_role("policy")
+    disturb(backbone, "policy", 1)
+    backbone.switch(active)
+    backbone.add_role("policy", copy_of="reference")
+    before = backbone.logits("policy", ids, everywhere)
+    assert torch.equal(before, backbone.logits("reference", ids, everywhere))
+    parameters = backbone.train_role("policy")
+    backbone.logits("policy", ids, everywhere).sum().backward()
+    assert sum(p.grad.abs().sum() for p in parameters if p.grad is not None) > 0
+    disturb(backbone, "policy", 2)
+    assert not torch.equal(backbone.logits("policy", ids, everywhere), before)
+
+
+def test_the_only_role_can_be_made_anew(backbone, ids, everywhere):
+    before = backbone.logits("base", ids, everywhere)
+    for _ in range(2):
+        backbone.add_role("reference")
+        assert torch.equal(backbone.logits("reference", ids, everywhere), before)
+        disturb(backbone, "reference")
+    assert backbone.roles == ["base", "reference"]
+
+
+def test_a_role_copied_from_itself_keeps_its_weights(backbone):
+    backbone.add_role("reward")
+    disturb(backbone, "reward")
+    before = [p.clone() for p in backbone.parameters("reward")]
+    backbone.add_role("reward", copy_of="reward")
+    for now, then in zip(backbone.parameters("reward"), before, strict=True):
+        assert torch.equal(now, then)
+
+
+# One base ---------------------------------------------------------------------------------------
+
+
+def storages(model):
+    """Where the weights that are no adapter's lie, and how large they are."""
+    return {
+        p.untyped_storage().data_ptr(): p.untyped_storage().nbytes()
+        for name, p in model.named_parameters()
+        if ".lora_" not in name
+    }
+
+
+def test_all_adapters_stand_on_one_base(new_backbone):
+    backbone = new_backbone(LoRA(2, 4))
+    before = storages(backbone.model)
+    with_all_roles(backbone)
+    for role in backbone.roles:
+        with backbone.active(role) as model:
+            assert storages(model) == before, role
+    assert backbone.sizes()["base"].bytes == sum(before.values())
+
+
+def test_sizes_count_every_parameter_once(new_backbone):
+    """By hand, rank 2: q, k, v, o are 64 x 64, gate and up 64 -> 128, down 128 -> 64, 2 layers."""
+    backbone = with_all_roles(new_backbone(LoRA(2, 4)))
+    sizes = backbone.sizes()
+    adapter = 2 * (4 * 2 * (64 + 64) + 3 * 2 * (64 + 128))
+    layer = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+    base = len(backbone.tokenizer) * 64 + 2 * layer + 64  # embeddings tied
+    assert sizes["base"] == (base, 4 * base)
+    assert sizes["policy"] == sizes["reference"] == (adapter, 4 * adapter)
+    assert sizes["reward"] == sizes["value"] == (adapter + 65, 4 * (adapter + 65))
+    whole = sum(p.numel() for p in backbone.model.parameters()) + 2 * 65
+    assert whole == sum(size.parameters for size in sizes.values())
+
+
+def test_full_mode_gives_each_role_its_own_weights(new_backbone):
+    backbone = with_all_roles(new_backbone(None))
+    sizes = backbone.sizes()
+    assert sizes["policy"] == sizes["base"]
+    assert sizes["value"].parameters == sizes["base"].parameters + 65
+    seen = set()
+    for role in backbone.roles:
+        with backbone.active(role) as model:
+            found = set(storages(model))
+        assert not found & seen
+        seen |= found
+
+
+# Gradients --------------------------------------------------------------------------------------
+
+
+def test_gradients_flow_to_the_trained_role_only(backbone, ids, everywhere):
+    with_all_roles(backbone)
+    for role in ("policy", "value"):
+        backbone.train_role(role)
+    for role in ("base", "reference", "reward", "policy"):
+        outputs(backbone, role, ids, everywhere)
+    backbone.logits("policy", ids, everywhere).square().mean().backward()
+
+    def moved(role):
+        return sum(p.grad is not None and bool(p.grad.any()) for p in backbone.parameters(role))
+
+    assert moved("policy") > 0
+    assert [moved(role) for role in ("reference", "reward", "value")] == [0, 0, 0]
+    assert all(p.grad is None for n, p in backbone.model.named_parameters() if ".lora_" not in n)
+    backbone.values("value", ids, everywhere).square().mean().backward()
+    assert moved("value") == len(backbone.parameters("value"))
+    assert [moved(role) for role in ("reference", "reward")] == [0, 0]
+
+
+def test_frozen_roles_need_no_gradient(backbone, ids, everywhere):
+    with_all_roles(backbone)
+    backbone.train_role("policy")
+    backbone.train_role("policy", trainable=False)
+    for role in backbone.roles:
+        backbone.switch(role)
+        assert not any(p.requires_grad for r in ROLES for p in backbone.parameters(r))
+        assert not backbone.logits(role, ids, everywhere).requires_grad
+
+
+# Padding, order, heads --------------------------------------------------------------------------
+
+
+def padded(rows, width, left):
+    ids, mask = torch.ones(len(rows), width, dtype=torch.long), torch.zeros(len(rows), width).bool()
+    for i, row in enumerate(rows):
+        place = slice(width - len(row), width) if left else slice(0, len(row))
+        ids[i, place], mask[i, place] = row, True
+    return ids, mask
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_padding_and_order_change_nothing(backbone, ids, left):
+    with_all_roles(backbone)
+    rows = [ids[0], ids[1, :4], ids[2, :7]]
+    batch = padded(rows, 16, left)
+    order = [2, 0, 1]
+    for role in ("policy", "reward"):
+        together, mixed = (
+            outputs(backbone, role, *b) for b in (batch, [part[order] for part in batch])
+        )
+        assert torch.allclose(together[order], mixed, atol=1e-6)
+        for i, row in enumerate(rows):
+            alone = outputs(backbone, role, row[None], torch.ones(1, len(row)).bool())[0]
+            assert torch.allclose(together[i][batch[1][i]], alone, atol=2e-6), (role, i)
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_scores_stand_at_the_last_counted_token(backbone, ids, left):
+    with_all_roles(backbone)
+    rows = [ids[0], ids[1, :4], ids[2, :1]]
+    scores = backbone.scores("reward", *padded(rows, 13, left))
+    for row, score in zip(rows, scores, strict=True):
+        alone = backbone.values("reward", row[None], torch.ones(1, len(row)).bool())
+        assert score.item() == pytest.approx(alone[0, -1].item(), abs=1e-5)
+
+
+def test_keep_gives_the_last_positions(backbone, ids, everywhere):
+    whole = backbone.logits("base", ids, everywhere)
+    assert torch.allclose(
+        backbone.logits("base", ids, everywhere, keep=3), whole[:, -3:], atol=1e-6
+    )
+    assert whole.shape == (3, 11, backbone.model.config.vocab_size)
+
+
+def test_positions_skip_padding():
+    assert position_ids(torch.tensor([[0, 0, 1, 1, 1], [1, 1, 1, 0, 0]])).tolist() == [
+        [0, 0, 0, 1, 2],
+        [0, 1, 2, 2, 2],
+    ]
+
+
+# Dropout ----------------------------------------------------------------------------------------
+
+
+def first_attention(backbone, ids, everywhere):
+    """What the first attention block adds to the residual stream, hooks applied."""
+    seen = []
+    block = backbone.model.model.layers[0].self_attn
+    hook = block.register_forward_hook(lambda module, args, output: seen.append(output[0]))
+    backbone.logits("base", ids, everywhere)
+    hook.remove()
+    return seen[0]
+
+
+def test_dropout_zeroes_a_share_and_scales_the_rest(new_backbone, ids, everywhere):
+    backbone = new_backbone()
+    plain = first_attention(backbone, ids, everywhere)
+    with backbone.dropout(0.25, torch.Generator().manual_seed(0)):
+        dropped = first_attention(backbone, ids, everywhere)
+    kept = dropped != 0
+    assert torch.allclose(dropped[kept], plain[kept] / 0.75, atol=1e-7)
+    # 3 * 11 * 64 = 2112 draws: the share's standard error is 0.0094
+    assert kept.float().mean().item() == pytest.approx(0.75, abs=0.04)
+    assert torch.equal(first_attention(backbone, ids, everywhere), plain)  # off again
+
+
+def test_dropout_repeats_with_its_generator_and_leaves_no_hook(backbone, ids, everywhere):
+    backbone.add_role("policy")
+
+    def noisy(seed, rate=0.2):
+        with backbone.dropout(rate, torch.Generator().manual_seed(seed)):
+            return backbone.logits("policy", ids, everywhere)
+
+    exact = backbone.logits("policy", ids, everywhere)
+    assert torch.equal(noisy(0), noisy(0))
+    assert not torch.allclose(noisy(0), noisy(1), atol=1e-3)
+    assert torch.equal(noisy(0, rate=0.0), exact)
+    with pytest.raises(ZeroDivisionError), backbone.dropout(0.2, torch.Generator()):
+        raise ZeroDivisionError
+    assert torch.equal(backbone.logits("policy", ids, everywhere), exact)
+
+
+# Errors -----------------------------------------------------------------------------------------
+
+
+def test_unknown_roles_are_named(backbone):
+    with pytest.raises(ValueError, match="no role 'critic'"):
+        backbone.switch("critic")
+    with pytest.raises(ValueError, match="cannot make role 'policy' from 'critic'"):
+        backbone.add_role("policy", copy_of="critic")
+    with pytest.raises(ValueError, match="cannot make role 'base'"):
+        backbone.add_role("base")
+
+
+def test_weights_of_another_shape_are_refused(backbone):
+    backbone.add_role("policy")
+    weights = backbone.weights("policy")
+    name = sorted(weights)[0]
+    with pytest.raises(ValueError, match=f"{name} is on one side only"):
+        backbone.load_weights("policy", {n: w for n, w in weights.items() if n != name})
+
+
+# 4 bits -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def four_bit(micro_folder):
+    return load_backbone(str(micro_folder), quantize="4bit", lora=LoRA(2, 4), device="cpu")
+
+
+def test_four_bits_count_what_they_stand_for(four_bit, new_backbone):
+    whole, packed = new_backbone().sizes()["base"], four_bit.sizes()["base"]
+    assert packed.parameters == whole.parameters
+    linear = 2 * (4 * 64 * 64 + 3 * 64 * 128)
+    saved = whole.bytes - packed.bytes
+    # By hand: half a byte a weight, one byte of scale for 64 weights; per matrix the second level
+    # of 4 bytes for 256 scales (one of each here), an offset of 4 bytes, a code of 256 * 4 bytes.
+    left = linear / 2 + linear / 64 + 14 * (4 + 4 + 1024)
+    assert saved == 4 * linear - left
+
+
+def test_four_bit_roles_share_the_packed_base(four_bit, new_backbone, ids, everywhere):
+    before = four_bit.logits("base", ids, everywhere)
+    assert not torch.equal(before, new_backbone().logits("base", ids, everywhere))
+    with_all_roles(four_bit)
+    assert torch.equal(four_bit.logits("base", ids, everywhere), before)
+    four_bit.add_role("policy")
+    assert torch.equal(four_bit.logits("policy", ids, everywhere), before)
+
+
+def test_four_bit_preparation_does_not_upcast_embeddings(micro_folder, tokenizer):
+    """peft's own preparation would make every 16-bit tensor float32 and double the embeddings."""
+    options = BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
+    model = AutoModelForCausalLM.from_pretrained(
+        micro_folder, quantization_config=options, dtype=torch.bfloat16, device_map={"": "cpu"}
+    )
+    backbone = Backbone(model, tokenizer, lora=LoRA(2, 4))
+    backbone.add_role("policy")
+    parameters = backbone.train_role("policy")
+    for name, parameter in model.named_parameters():
+        if ".lora_" not in name and parameter.dtype != torch.uint8:
+            assert parameter.dtype == torch.bfloat16, name
+    assert {p.dtype for p in parameters} == {torch.float32}
+
+
+def test_four_bits_cannot_be_tuned_in_full(micro_folder):
+    with pytest.raises(DataError, match="4-bit weights cannot be trained in full"):
+        load_backbone(str(micro_folder), quantize="4bit", lora=None)
+
+
+# Another architecture ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gpt2(tokenizer):
+    """Not a Llama: other names, biases, learned positions, transposed weights (Conv1D)."""
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=2, n_head=2)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return GPT2LMHeadModel(config).eval()
+
+
+@pytest.mark.parametrize("mode", [LoRA(2, 4), None])
+def test_other_architectures_work(gpt2, tokenizer, mode, ids, everywhere):
+    backbone = Backbone(copy.deepcopy(gpt2), tokenizer, "gpt2-like", mode)
+    before = backbone.logits("base", ids, everywhere)
+    with_all_roles(backbone)
+    assert torch.equal(backbone.logits("base", ids, everywhere), before)
+    assert not torch.allclose(backbone.logits("policy", ids, everywhere), before, atol=1e-3)
+    assert backbone.scores("reward", ids, everywhere).shape == (3,)
+
+
+def test_dropout_reaches_attention_and_mlp_of_other_architectures(gpt2, tokenizer, ids):
+    backbone = Backbone(copy.deepcopy(gpt2), tokenizer)
+    for part in ("attn", "mlp"):
+        seen = []
+        block = getattr(backbone.model.transformer.h[0], part)
+        with backbone.dropout(0.5, torch.Generator().manual_seed(0)):
+            hook = block.register_forward_hook(
+                lambda m, a, out, seen=seen: seen.append(out[0] if isinstance(out, tuple) else out)
+            )
+            backbone.logits("base", ids, torch.ones_like(ids).bool())
+        hook.remove()
+        assert (seen[0] == 0).float().mean().item() == pytest.approx(0.5, abs=0.1), part
