@@ -165,12 +165,20 @@ def score_texts(
     responses: Sequence[str],
     batch_size: int = 64,
 ) -> list[float]:
-    """The reward model's scores of responses given as text: RM units, one for each."""
+    """The reward model's scores of responses given as text: RM units, one for each.
+
+    A sampled text may take more tokens to spell than it was drawn with (bytes that are no UTF-8,
+    the EOS), so one that is over the context is cut there.
+    """
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
     scores: list[float] = []
     for start in range(0, len(prompts), batch_size):
         part = slice(start, start + batch_size)
-        rows = zip(prompts[part], responses[part], strict=True)
-        batch = encoder.sequences([encoder.pair(p, text) for p, text in rows])
+        pairs = []
+        for prompt, text in zip(prompts[part], responses[part], strict=True):
+            ids = encoder.prompt(prompt, room=1)
+            room = encoder.limit - len(ids)
+            pairs.append((ids, encoder.response(prompt.prompt, text)[:room]))
+        batch = encoder.sequences(pairs)
         scores += backbone.scores("reward", batch.input_ids, batch.attention_mask).tolist()
     return scores
