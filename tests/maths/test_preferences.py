@@ -182,12 +182,14 @@ def test_ranking_loss_is_log_2_at_equal_scores(ties):
 @pytest.mark.parametrize("loss", LOSSES, **by_name)
 @given(batch=batches(), seed=st.integers(0, 1000))
 def test_what_changes_no_loss(loss, batch, seed):
-    """A constant per prompt, the order of responses and prompts, more empty slots."""
+    """A constant per prompt, gaps between ranks, the order of responses, more empty slots."""
     scores, ranks = batch
     wanted = loss(scores, ranks).item()
     generator = torch.Generator().manual_seed(seed)
     shift = torch.randn(len(scores), 1, generator=generator).double()
     assert loss(scores + shift, ranks).item() == pytest.approx(wanted, rel=1e-9)
+    with_gaps = torch.where(ranks > 0, 2 * ranks + 1, 0)  # 1, 2, 4 says no more than 3, 5, 9
+    assert loss(scores, with_gaps).item() == pytest.approx(wanted, rel=1e-12)
     responses = torch.randperm(scores.shape[1], generator=generator)
     prompts = torch.randperm(len(scores), generator=generator)
     shuffled = scores[prompts][:, responses], ranks[prompts][:, responses]
