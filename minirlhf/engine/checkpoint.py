@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -22,21 +23,36 @@ CARD = "minirlhf.json"
 
 @contextlib.contextmanager
 def whole_folder(folder: str | Path) -> Iterator[Path]:
-    """A fresh folder to fill; it takes `folder`'s place only once the block has ended well."""
+    """A fresh folder to fill; it takes `folder`'s place only once the block has ended well.
+
+    Raises DataError, one line, where it cannot be written; what was there before is there still.
+    """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder}: is a file, so no folder can be written there")
     mark = uuid.uuid4().hex[:8]
     partial = folder.with_name(f".{folder.name}.{mark}.partial")
     old = folder.with_name(f".{folder.name}.{mark}.old")
-    partial.mkdir()
     try:
+        partial.mkdir(parents=True)
         yield partial
-        if folder.exists():
-            os.replace(folder, old)
-        os.replace(partial, folder)
+        try:
+            if folder.exists():
+                os.replace(folder, old)
+            os.replace(partial, folder)
+        except BaseException:
+            if old.exists() and not folder.exists():
+                os.replace(old, folder)
+            raise
+    except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by its own type
+        raise DataError(f"{folder}: cannot be written: {_reason(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
 def save_role(backbone: Backbone, role: str, folder: str | Path) -> None:
@@ -105,11 +121,18 @@ def read_card(folder: str | Path) -> dict:
     """The card of a saved role; DataError, one line, where the folder holds none."""
     path = Path(folder) / CARD
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{folder}: is not a checkpoint of minirlhf (no {CARD})") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
+    needed = ["role", "base", "lora"]
+    if isinstance(card, dict) and card.get("role") in SCALAR_ROLES:
+        needed.append("score_bias")
+    for name in needed:
+        if not isinstance(card, dict) or name not in card:
+            raise DataError(f"{path}: field '{name}': is missing")
+    return card
 
 
 def load_role(backbone: Backbone, role: str, folder: str | Path) -> None:
@@ -126,12 +149,10 @@ def load_role(backbone: Backbone, role: str, folder: str | Path) -> None:
     file = folder / ("model.safetensors" if saved is None else "adapter_model.safetensors")
     try:
         state = load_file(file)
-    except (OSError, ValueError) as error:
-        raise DataError(f"{file}: cannot be read: {error}") from None
-    except Exception as error:  # safetensors' own error type derives from Exception alone
-        if type(error).__name__ != "SafetensorError":
-            raise
-        raise DataError(f"{file}: is damaged: {error}") from None
+    except OSError as error:
+        raise DataError(f"{file}: cannot be read: {_reason(error)}") from None
+    except (SafetensorError, ValueError) as error:
+        raise DataError(f"{file}: is damaged: {_reason(error)}") from None
     backbone.add_role(role)
     head = state.pop("score.weight", state.pop("base_model.model.score.weight", None))
     weights = backbone.weights(role)
@@ -151,8 +172,12 @@ def _fill(weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor], file
     for name in weights:
         if name not in state and name != "lm_head.weight":  # a classifier's copy has no LM head
             raise DataError(f"{file}: lacks the weight {name}")
-        if name in state:
-            weights[name] = state[name].to(weights[name])
+        if name not in state:
+            continue
+        if state[name].shape != weights[name].shape:
+            found, wanted = tuple(state[name].shape), tuple(weights[name].shape)
+            raise DataError(f"{file}: the weight {name} is {found}, but the base needs {wanted}")
+        weights[name] = state[name].to(weights[name])
 
 
 def open_checkpoint(folder: str | Path, role: str, quantize: str = "none") -> Backbone:
@@ -181,12 +206,9 @@ def export_merged(backbone: Backbone, role: str, folder: str | Path) -> None:
         if role != BASE and backbone.lora is None:
             state = backbone.weights(role)
         elif role != BASE:
-            scale = backbone.lora.alpha / backbone.lora.rank
-            weights = backbone.weights(role)
-            for name, a in weights.items():
-                if ".lora_A" in name:
-                    target = name.replace(".lora_A.weight", ".weight")
-                    state[target] += scale * weights[name.replace("lora_A", "lora_B")] @ a
+            for name, module in backbone.model.named_modules():
+                if role in getattr(module, "lora_A", ()):  # peft knows which layers are transposed
+                    state[f"{name}.weight"] += module.get_delta_weight(role)
     clean.load_state_dict(state, strict=False)
     with whole_folder(folder) as partial:
         clean.save_pretrained(partial)

@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import torch
+from huggingface_hub import get_hf_file_metadata, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
@@ -38,7 +41,8 @@ def load_backbone(
     dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
     source = resolve(name)
     transformers_logging.disable_progress_bar()
-    options = {"dtype": dtype, "use_safetensors": True, "trust_remote_code": False}
+    where = {"trust_remote_code": False, "local_files_only": not _reachable(source)}
+    options = {"dtype": dtype, "use_safetensors": True}
     if quantize == "4bit":
         options["quantization_config"] = BitsAndBytesConfig(
             load_in_4bit=True,
@@ -48,10 +52,12 @@ def load_backbone(
         )
         options["device_map"] = {"": device}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForCausalLM.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(source, **where)
+        model = AutoModelForCausalLM.from_pretrained(source, **options, **where)
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if os.path.isdir(source):
+            raise DataError(f"{source}: holds no model that can be loaded ({first})") from None
         raise DataError(
             f"unknown model {name!r}: not moonlet-1m or smollm2, no folder that holds a model, "
             f"and not to be had from a hub ({first})"
@@ -60,7 +66,22 @@ def load_backbone(
         model = model.to(device)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return Backbone(model, tokenizer, name=source, lora=lora, seed=seed)
+    # A checkpoint's card gets this name; a path of this machine would be of no use on another.
+    found = source if os.path.isdir(name) else name
+    return Backbone(model, tokenizer, name=found, lora=lora, seed=seed)
+
+
+def _reachable(source: str) -> bool:
+    """Whether a hub that has `source` answers, asked once: the libraries would ask for a minute."""
+    if os.path.isdir(source):
+        return False
+    try:
+        get_hf_file_metadata(hf_hub_url(source, "config.json"), timeout=10)
+    except HfHubHTTPError:  # it answers, if only that there is no such model
+        return True
+    except Exception:  # no network, in any of the many ways to say so; then the cache has to do
+        return False
+    return True
 
 
 def resolve(name: str) -> str:
@@ -70,4 +91,4 @@ def resolve(name: str) -> str:
     shipped = data_folder() / "models" / name
     if "/" not in name and shipped.is_dir():
         return str(shipped)
-    return str(Path(name)) if os.path.isdir(name) else name
+    return str(Path(name).resolve()) if os.path.isdir(name) else name
