@@ -13,8 +13,8 @@ in order. How does that order become a number that a machine can learn from?
 - say what a score of 9.4 means, and what it does not,
 - train a reward model and find out where it will mislead you.
 
-**Time** about 60 minutes, of which the computer works for less than one ·
-**memory** under 1 GB · **seed** 0 · **needs** Python, and what a derivative is.
+**Time** about 60 minutes, of which the computer works for less than two ·
+**memory** under 2 GB · **seed** 0 · **needs** Python, and what a derivative is.
 """
 
 # %% [markdown]
@@ -35,9 +35,12 @@ import torch
 from minirlhf.course import figures
 from minirlhf.course.exercise import exercise
 from minirlhf.course.ranking_widget import RankingWidget, order, rank
+from minirlhf.engine.models import load_backbone
 from minirlhf.engine.paths import data_folder
-from minirlhf.engine.records import Ranking, read_records
+from minirlhf.engine.records import Prompt, Ranking, read_records
+from minirlhf.engine.rollout import score_texts
 from minirlhf.maths import preferences
+from minirlhf.stages.reward import RewardConfig, train_reward
 from minirlhf.world.almanac import load_almanac, question, split_facts
 from minirlhf.world.demonstrations import MANNERS, respond
 from minirlhf.world.judge import Judge
@@ -692,9 +695,8 @@ right? And how will it rank our four answers about the moon?
 
 About half: a coin. No weight of any word can know which planet Europa belongs
 to. And on the moon it prefers whatever its favourite words happen to stand in.
-A larger model that has *read* about moons can do better, but the loss did not
-change: it learns whatever separates winners from losers, and truth only where
-it can tell it apart.
+The loss asks for whatever separates winners from losers. Truth is part of that
+only where the model can tell it apart.
 
 </details>
 """
@@ -718,6 +720,63 @@ print(f"share of the labeler's five pairs: {agreement:.1f}")
 
 # %% [markdown]
 r"""
+## 10. The same loss, a transformer
+
+In the place of the sum over words we now put a language model: `moonlet-1m`, a
+million parameters, which has read a small web about moons and planets before. A
+LoRA adapter and one linear layer on its last hidden state make it a reward
+model. `train_reward` is minirlhf's second stage; what it minimises you have
+written in section 7.
+
+It reads each answer once and uses its score in all of its pairs, as in section
+6, and goes over the 400 rankings a single time. That takes about half a minute.
+"""
+
+# %%
+backbone = load_backbone("moonlet-1m")
+steps = list(
+    train_reward(RewardConfig(), backbone, train, held_out, init="base")
+)
+print(f"held out: loss {steps[-1]['valid_ranking_loss']:.2f} (a coin 0.69),")
+print(f"pair accuracy {steps[-1]['valid_pair_accuracy']:.2f} (a coin 0.50)")
+
+# %% [markdown]
+r"""
+**Predict 8.** It has read the facts. Does it put the true sentence before the
+false one now? Will it see that $C$ is false?
+
+<details><summary>The answer, after the run</summary>
+
+A little more often than a coin, and hardly: in our trials 54 to 64 % of the
+pairs, with $C$, the longest and best-sounding of the four answers, on top. Its
+pair accuracy was that of the word counter. Knowing a fact and *rewarding* it are
+two things, and 400 noisy rankings in which most answers are true teach manners
+long before they teach truth. The paper had some 33,000 prompts, with 4 to 9
+answers each, and a model thousands of times as large.
+
+</details>
+"""
+
+# %%
+prompts, sentences, rng = [], [], random.Random(2)
+for fact in test_facts:
+    for manner in ("exemplary", "wrong"):
+        prompts.append(Prompt(question(fact, 0)))
+        sentences.append(respond(fact, manner, [], rng))
+pairs = torch.tensor(score_texts(backbone, prompts, sentences)).view(-1, 2)
+order_wanted = torch.tensor([[1, 2]]).expand(len(pairs), 2)
+right = preferences.pair_accuracy(pairs, order_wanted)
+print(f"true before false: {right:.2f}")
+
+# %%
+moon_scores = score_texts(
+    backbone, [Prompt(moon.prompt)] * 4, moon.responses
+)
+for name, score, answer in zip("ABCD", moon_scores, moon.responses):
+    print(f"{name} {score:+.2f}  {answer}")
+
+# %% [markdown]
+r"""
 It is worth remembering when a large reward model gives a fluent answer a high
 score: it, too, has learned what *looked* better in the comparisons it was
 shown. In notebook 3 we let an optimiser loose on such a score.
@@ -725,7 +784,7 @@ shown. In notebook 3 we let an optimiser loose on such a score.
 
 # %% [markdown]
 r"""
-## 10. The second opinion
+## 11. The second opinion
 
 Did the labeler's order bother you? Answer $C$ calls the Moon a body of ice and
 rock. It is a body of silicate rock, so $C$ is false, while the other three are true.
@@ -746,7 +805,7 @@ r"""
 Two people who disagree are the normal case. InstructGPT's training labelers
 agreed with each other on 72.6 ± 1.5 % of the comparisons.
 
-**Predict 8.** Our example model, with 9.4, 8.2, 5.4, 5.4, had a loss of 0.0835
+**Predict 9.** Our example model, with 9.4, 8.2, 5.4, 5.4, had a loss of 0.0835
 under the first labeler. Under the second: a bit more, about $\ln 2$, or more
 than that?
 
