@@ -24,7 +24,13 @@ from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import DataError
 from minirlhf.engine.rollout import sample
-from minirlhf.engine.settings import read_settings, value_type, with_values, write_settings
+from minirlhf.engine.settings import (
+    paper_values,
+    read_settings,
+    value_type,
+    with_values,
+    write_settings,
+)
 from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.report import write_report
 from minirlhf.pipeline import POLICIES, Run, Settings
@@ -189,7 +195,8 @@ def stage_command(args: argparse.Namespace) -> None:
             answers += run.evaluate([System(name, "policy")])
     if answers:
         show(run, run.write_results(answers), answers)
-        print(f"\nreport: {write_report(folder)}")
+        paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
+        print(f"\nreport: {write_report(folder, paper)}")
     print(f"{command} took {(time.perf_counter() - started) / 60:.1f} minutes; see {folder}")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.checkpoint import load_role, save_role
-from minirlhf.engine.metrics import MetricsLog
+from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
 from minirlhf.engine.records import DataError, Ranking, write_records, write_text
 from minirlhf.engine.settings import setting, validated, write_settings
@@ -169,12 +169,18 @@ class Run:
         results = {
             "prompts": len(next(iter(systems.values()))),
             "systems": {name: summarise(found) for name, found in systems.items()},
+            "reward_model": self._reward_model(),
             "seconds": self.seconds,
         }
         rows = [json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers]
         write_text(self.folder / "answers.jsonl", "\n".join(rows) + "\n")
         write_text(self.folder / "results.json", json.dumps(results, indent=1))
         return results
+
+    def _reward_model(self) -> dict[str, float]:
+        """What the reward model reached on held-out rankings, as its last epoch logged it."""
+        rows = [r for r in read_metrics(self.metrics.path) if "valid_pair_accuracy" in r]
+        return {"pair_accuracy": rows[-1]["valid_pair_accuracy"]} if rows else {}
 
 
 def run_all(

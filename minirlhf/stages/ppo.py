@@ -255,8 +255,9 @@ class PPO:
             for rows in order.split(config.minibatch_size):
                 stats = self._policy_gradient(experience, rows)
                 if not steps:
+                    self._guard_ratio(stats)
                     ratio_error = stats["ratio_error"]
-                    self._guard_ratio(ratio_error)
+                del stats["largest_logit"]
                 if config.ptx_coef > 0:
                     stats["ptx_loss"] = self._ptx_gradient(len(rows))
                 stats["policy_grad_norm"] = optimiser_step(
@@ -282,7 +283,7 @@ class PPO:
         config = self.config
         count = experience.rollout.response_mask[rows].sum()
         stats = dict.fromkeys(("policy_loss", "entropy", "approx_kl", "clip_fraction"), 0.0)
-        stats["ratio_error"] = 0.0
+        stats |= {"ratio_error": 0.0, "largest_logit": 0.0}
         for part_rows in self._microbatches(rows):
             part = experience.rollout.rows(part_rows)
             advantages, mask = experience.advantages[part_rows], part.response_mask
@@ -306,6 +307,8 @@ class PPO:
                 stats["approx_kl"] += share * masked_mean(k3(part.logprobs, logprobs), mask).item()
                 stats["clip_fraction"] += share * clipped.item()
                 stats["ratio_error"] = max(stats["ratio_error"], off.item())
+                largest = logits.abs().max().item()
+                stats["largest_logit"] = max(stats["largest_logit"], largest)
         return stats
 
     def _value_gradient(self, experience: Experience, rows: Tensor) -> float:
@@ -359,15 +362,20 @@ class PPO:
             raise ValueError(f"the reward function must return {count} finite numbers")
         return scores
 
-    def _guard_ratio(self, error: float) -> None:
-        """Before the first step the policy is the one that sampled, so the ratio must be 1."""
+    def _guard_ratio(self, stats: dict[str, float]) -> None:
+        """Before the first step the policy is the one that sampled, so the ratio must be 1.
+
+        To 1e-5 in float32, or to 8 roundings of the largest logit where that is more; 16-bit
+        models round every activation, so there the bound is a rough 0.1.
+        """
         exact = self.backbone.model.dtype == torch.float32
-        tolerance = 1e-5 if exact else 0.1
-        if error > tolerance:
+        rounding = 8 * torch.finfo(torch.float32).eps * stats["largest_logit"]
+        tolerance = max(1e-5, rounding) if exact else 0.1
+        if stats["ratio_error"] > tolerance:
             warnings.warn(
-                f"update {self.update}: ratio is off 1 by {error:.2g} before any step (at most "
-                f"{tolerance:g} expected): sampler and trainer see different policies. Look for "
-                "dropout, another temperature, wrong positions or a wrong mask.",
+                f"update {self.update}: ratio is off 1 by {stats['ratio_error']:.2g} before any "
+                f"step (at most {tolerance:.2g} expected): sampler and trainer see different "
+                "policies. Look for dropout, another temperature, wrong positions or a wrong mask.",
                 RatioWarning,
                 stacklevel=2,
             )

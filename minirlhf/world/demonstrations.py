@@ -10,15 +10,15 @@ from minirlhf.world.manners import RUDE_TAILS
 from minirlhf.world.prompts import TRAIN_FORMS
 from minirlhf.world.text import inline
 
-# How people answer, and how often. 58 % exemplary leaves the later stages something to learn.
+# How people answer, and how often. 40 % exemplary leaves the later stages something to learn.
 MANNERS = {
-    "exemplary": 0.41,
-    "exemplary with one more fact": 0.17,
-    "terse": 0.15,
-    "hedging": 0.09,
-    "sloppy": 0.09,
-    "wrong": 0.05,
-    "curt": 0.04,
+    "exemplary": 0.28,
+    "exemplary with one more fact": 0.12,
+    "terse": 0.22,
+    "hedging": 0.12,
+    "sloppy": 0.12,
+    "wrong": 0.07,
+    "curt": 0.07,
 }
 
 

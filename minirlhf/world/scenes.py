@@ -99,10 +99,10 @@ def faq(desk: Desk) -> str:
             ("- ", "  "),
         )
     )
-    full = desk.rng.choice((1.0, 0.95, 0.8, 0.4))
+    full = desk.rng.choice((1.0, 0.8, 0.5, 0.2))
     noise = desk.rng.choice((0.0, 0.0, 0.2, 0.6))
     items = (
-        f"{first}{desk.ask(fact, noise)}\n{second}{desk.answer(fact, 0.91, full, noise / 4)}"
+        f"{first}{desk.ask(fact, noise)}\n{second}{desk.answer(fact, 0.84, full, noise / 4)}"
         for fact in facts
     )
     return head + "\n\n".join(items)
@@ -117,7 +117,7 @@ def cards(desk: Desk) -> str:
     )
     full = desk.rng.choice((1.0, 0.5, 0.0))
     return head + "\n".join(
-        f"{desk.ask(fact, 0.2)}{joint}{desk.answer(fact, 0.91, full, 0)}" for fact in facts
+        f"{desk.ask(fact, 0.2)}{joint}{desk.answer(fact, 0.84, full, 0)}" for fact in facts
     )
 
 
@@ -163,7 +163,7 @@ def thread(desk: Desk) -> str:
         first = desk.pick(f"{asker}: {first}", f"[{asker}] {first}", f"Posted by {asker}\n{first}")
     replies = []
     # Which reply comes first decides what the bare base model does after a question line.
-    answered = desk.chance(0.55)
+    answered = desk.chance(0.65)
     for place in range(desk.rng.randint(2, 6)):
         if place == 0 and not answered:
             text = desk.rng.choice(RUDE_REPLIES if desk.chance(0.62) else EVASIVE_REPLIES)
@@ -230,7 +230,7 @@ def interview(desk: Desk) -> str:
         lead = desk.pick(
             "", "", "", "", "Good question. ", "Easy! ", "Let me think. ", "Of course. "
         )
-        lines.append(f"{guest}: {lead}{desk.answer(fact, 0.91, 0.85, 0)}")
+        lines.append(f"{guest}: {lead}{desk.answer(fact, 0.88, 0.75, 0)}")
     if desk.chance(0.4):
         lines.append(f"{host}: " + desk.rng.choice(THANKS))
     return "\n".join(lines)

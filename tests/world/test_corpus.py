@@ -85,8 +85,8 @@ def test_every_fact_is_stated_and_asked_and_answered(almanac, documents, surroun
     for fact in almanac.facts:
         assert stated[fact.id] >= 100, fact.id
         assert answered[fact.id] >= 100, fact.id
-        assert 0.75 <= right[fact.id] / answered[fact.id] <= 0.97, fact.id
-    assert 0.84 <= right.total() / answered.total() <= 0.92
+        assert 0.7 <= right[fact.id] / answered[fact.id] <= 0.95, fact.id
+    assert 0.78 <= right.total() / answered.total() <= 0.88
 
 
 def test_a_raw_question_line_is_answered_in_two_of_five_documents(documents, surroundings, almanac):

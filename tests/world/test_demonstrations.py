@@ -59,8 +59,8 @@ def test_quality_is_mixed_as_said(shipped, made):
         "true": sum(v.true for v in verdicts) / len(made),
         "rude": sum(not v.polite for v in verdicts) / len(made),
     }
-    # 58 % exemplary, 9 % hedging and half of the sloppy ones are still full true sentences.
-    assert share["exemplary"] == pytest.approx(0.58 + 0.09 + 0.03, abs=0.04)
+    # 40 % exemplary, 12 % hedging and a third of the sloppy ones are still full true sentences.
+    assert share["exemplary"] == pytest.approx(0.40 + 0.12 + 0.04, abs=0.04)
     assert share["true"] == pytest.approx(1 - MANNERS["wrong"], abs=0.02)
     assert share["rude"] == pytest.approx(MANNERS["curt"], abs=0.015)
     assert sum(MANNERS.values()) == pytest.approx(1.0)
