@@ -14,7 +14,7 @@ import torch
 from minirlhf.engine.backbone import BASE, Backbone
 from minirlhf.engine.batches import Encoder, SequenceBatch, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
-from minirlhf.engine.records import Demonstration, Prompt
+from minirlhf.engine.records import DataError, Demonstration, Prompt
 from minirlhf.engine.rollout import answers
 from minirlhf.engine.settings import setting, validated
 from minirlhf.maths.losses import sft_loss
@@ -67,9 +67,9 @@ def sft(
     Source:  Ouyang et al. 2022, section 3.5 and appendix C.1 (arXiv:2203.02155).
     """
     if config.select != "last" and not valid:
-        raise ValueError(f"select={config.select!r} needs validation demonstrations")
+        raise DataError(f"select={config.select!r} needs validation demonstrations")
     if config.select == "score" and score is None:
-        raise ValueError("select='score' needs a score function, such as a reward model")
+        raise DataError("select='score' needs a score function, such as a reward model")
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
     pairs = [encoder.pair(d, d.response) for d in train]
     pairs += _texts_as_pairs(encoder, pretraining, round(config.pretraining_mix * len(train)))
@@ -156,6 +156,6 @@ def _keep_best(config, backbone, role, stats, best):
 def _texts_as_pairs(encoder: Encoder, texts: Sequence[str], count: int) -> list[Pair]:
     """Pretraining texts as pairs without a prompt: the first token is given, the rest learned."""
     if count > len(texts):
-        raise ValueError(f"pretraining_mix needs {count} texts, got {len(texts)}")
-    ids = [encoder.plain(text) for text in texts[:count]]
-    return [(i[:1], i[1:]) for i in ids]
+        raise DataError(f"pretraining_mix needs {count} texts, got {len(texts)}")
+    ids = [encoder.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts[:count]]
+    return [(i[:1], i[1 : encoder.limit]) for i in ids]  # a page longer than the context is cut
