@@ -6,27 +6,15 @@ its colours.
 """
 
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from torch.nn.functional import softplus
 
+from minirlhf.course.picture import Picture
 from minirlhf.evaluation.plots import COLOURS, DASHES, INK, MARKERS, MUTED, RULE
 
 HATCHES = ["", "///", "...", "xxx"]
-
-
-class Picture(Figure):
-    """A figure that a notebook shows although nobody has imported pyplot."""
-
-    def _repr_png_(self):
-        FigureCanvasAgg(self)
-        with BytesIO() as file:
-            self.savefig(file, format="png", dpi=2 * self.dpi)  # sharp on dense screens
-            return file.getvalue(), {"width": round(self.get_figwidth() * self.dpi)}
 
 
 def _style(i):
