@@ -63,6 +63,11 @@ class Backbone:
         seed: int = 0,
     ):
         self.model = model.eval().requires_grad_(False)
+        for module in model.modules():
+            # bitsandbytes would repack 4-bit weights on a CPU with AVX512-BF16 at the first pass
+            # without gradient, for a 16-bit kernel that passes no gradient on to lower layers
+            if hasattr(module, "support_avx512bf16_for_cpu"):
+                module.support_avx512bf16_for_cpu = False
         self.tokenizer = tokenizer
         self.name = name
         self.lora = lora

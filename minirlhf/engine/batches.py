@@ -70,7 +70,8 @@ class Encoder:
         )
 
     def _ids(self, text: str) -> list[int]:
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        # not verbose: what is too long is refused below, and in words
+        return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
         """Token ids of a prompt in the chat template, the assistant's turn opened.
@@ -177,7 +178,7 @@ def length_grouped_batches(
 def packed_blocks(texts: Sequence[str], tokenizer, length: int) -> Tensor:
     """Documents joined with EOS between them and cut into full blocks: (N, length) int64."""
     ids: list[int] = []
-    for encoded in tokenizer(list(texts), add_special_tokens=False)["input_ids"]:
+    for encoded in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]:
         ids += [*encoded, tokenizer.eos_token_id]
     count = len(ids) // length
     if count == 0:

@@ -94,7 +94,7 @@ class PPOConfig:
     )
     missing_eos_score: float = setting(-1.0, "the score put in its place, or added to it")
     ema_decay: float = setting(
-        0.0, "decay of the averaged policy kept; 0 = off", paper=0.992, most=1
+        0.0, "decay of the averaged policy kept; 0 = off", paper=0.992, least=0, most=1
     )
     ptx_coef: float = setting(0.0, "weight of the pretraining loss; 0 = PPO", paper=27.8, least=0)
     ptx_ratio: float = setting(1.0, "pretraining blocks per episode", paper=8, above=0)
@@ -142,6 +142,8 @@ class PPO:
         reward: RewardFunction | None = None,
         pretraining: Sequence[str] = (),
     ):
+        if reward is None and "reward" not in backbone.roles:
+            raise DataError("reward: PPO needs a reward function or the role `reward`")
         self.config, self.backbone, self.reward = config, backbone, reward
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)
@@ -365,11 +367,11 @@ class PPO:
     def _guard_ratio(self, stats: dict[str, float]) -> None:
         """Before the first step the policy is the one that sampled, so the ratio must be 1.
 
-        To 1e-5 in float32, or to 8 roundings of the largest logit where that is more; 16-bit
+        To 1e-5 in float32, or to 32 roundings of the largest logit where that is more; 16-bit
         models round every activation, so there the bound is a rough 0.1.
         """
         exact = self.backbone.model.dtype == torch.float32
-        rounding = 8 * torch.finfo(torch.float32).eps * stats["largest_logit"]
+        rounding = 32 * torch.finfo(torch.float32).eps * stats["largest_logit"]
         tolerance = max(1e-5, rounding) if exact else 0.1
         if stats["ratio_error"] > tolerance:
             warnings.warn(

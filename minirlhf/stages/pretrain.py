@@ -94,7 +94,7 @@ def pretrain(
     """
     documents = [
         [*ids, tokenizer.eos_token_id][: config.context_length]
-        for ids in tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
     ]
     lengths = [len(d) for d in documents]
     optimiser = adam(model.parameters(), config.learning_rate)

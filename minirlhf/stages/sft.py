@@ -157,5 +157,8 @@ def _texts_as_pairs(encoder: Encoder, texts: Sequence[str], count: int) -> list[
     """Pretraining texts as pairs without a prompt: the first token is given, the rest learned."""
     if count > len(texts):
         raise DataError(f"pretraining_mix needs {count} texts, got {len(texts)}")
-    ids = [encoder.tokenizer(t, add_special_tokens=False)["input_ids"] for t in texts[:count]]
-    return [(i[:1], i[1 : encoder.limit]) for i in ids]  # a page longer than the context is cut
+    pairs = []
+    for text in texts[:count]:
+        ids = encoder.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
+        pairs.append((ids[:1], ids[1 : encoder.limit]))  # a page longer than the context is cut
+    return pairs

@@ -3,6 +3,7 @@
 import copy
 import math
 
+import bitsandbytes
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, GPT2LMHeadModel
@@ -418,6 +419,37 @@ def test_four_bit_preparation_does_not_upcast_embeddings(micro_folder, tokenizer
         if ".lora_" not in name and parameter.dtype != torch.uint8:
             assert parameter.dtype == torch.bfloat16, name
     assert {p.dtype for p in parameters} == {torch.float32}
+
+
+def test_four_bit_gradients_reach_every_layer(micro_folder, tokenizer, ids, everywhere):
+    """Oracle: a plain float32 model with the 4-bit weights written out.
+
+    bitsandbytes may repack weights in a pass without gradient (CPUs with AVX512-BF16), for a kernel
+    that lower layers get no gradient through; so first comes such a pass, as in every stage.
+    """
+    packed = load_backbone(str(micro_folder), quantize="4bit", lora=LoRA(2, 4), device="cpu")
+    plain = load_backbone(str(micro_folder), lora=LoRA(2, 4), device="cpu")
+    with torch.no_grad():
+        layers = dict(packed.model.named_modules())
+        for name, weight in plain.model.named_parameters():
+            state = getattr(layers[name.rpartition(".")[0]].weight, "quant_state", None)
+            if state is not None:
+                four_bit = layers[name.rpartition(".")[0]].weight
+                weight.copy_(bitsandbytes.functional.dequantize_4bit(four_bit.data, state))
+    found = []
+    for backbone in (packed, plain):
+        backbone.add_role("policy")
+        disturb(backbone, "policy")
+        parameters = backbone.train_role("policy")
+        with torch.no_grad():
+            backbone.logits("policy", ids, everywhere)
+        logits = backbone.logits("policy", ids, everywhere)
+        logits.logsumexp(-1).sum().backward()
+        found.append((logits.detach(), [p.grad for p in parameters]))
+    (ours, our_grads), (theirs, their_grads) = found
+    assert torch.allclose(ours, theirs, atol=1e-4)
+    for one, other in zip(our_grads, their_grads, strict=True):
+        assert torch.allclose(one, other, atol=1e-4 * other.abs().max().item())
 
 
 def test_four_bits_cannot_be_tuned_in_full(micro_folder):
