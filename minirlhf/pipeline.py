@@ -36,7 +36,7 @@ class RunConfig:
     quantize: str = setting("none", "4bit = NF4 with double quantisation", choices=QUANTIZE)
     task: str = setting("auto", "which data", choices=("auto", "almanac", "handmade"))
     full: bool = setting(False, "tune all weights instead of LoRA adapters (small models)")
-    rankings: int = setting(600, "prompts whose K responses are ranked", paper=33_207, least=8)
+    rankings: int = setting(1_000, "prompts whose K responses are ranked", paper=33_207, least=8)
     valid_rankings: int = setting(60, "of these, held out", paper=17_887, least=1)
     test_prompts: int = setting(300, "held-out prompts in the result table", least=1)
     temperature: float = setting(1.0, "sampling temperature of all answers", least=0)

@@ -49,11 +49,11 @@ RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 class PPOConfig:
     """Settings of PPO; paper values from Ouyang et al. 2022, appendix C.4."""
 
-    updates: int = setting(100, "rounds of sampling and learning", paper=500, least=1)
-    rollout_batch_size: int = setting(64, "episodes per update", paper=512, least=1)
-    minibatch_size: int = setting(32, "episodes per optimiser step", paper=64, least=1)
-    microbatch_size: int = setting(32, "episodes per forward pass", least=1)
-    ppo_epochs: int = setting(2, "inner epochs over a rollout", paper=1, least=1)
+    updates: int = setting(60, "rounds of sampling and learning", paper=500, least=1)
+    rollout_batch_size: int = setting(128, "episodes per update", paper=512, least=1)
+    minibatch_size: int = setting(64, "episodes per optimiser step", paper=64, least=1)
+    microbatch_size: int = setting(64, "episodes per forward pass", least=1)
+    ppo_epochs: int = setting(1, "inner epochs over a rollout", paper=1, least=1)
     max_new_tokens: int = setting(40, "longest response, tokens", paper=1024, least=1)
     temperature: float = setting(1.0, "sampling temperature", paper=1.0, above=0)
     policy_learning_rate: float = setting(1e-3, "Adam's peak step size, policy", above=0)
@@ -62,7 +62,7 @@ class PPOConfig:
         10, "updates from a tenth of the rate up to it", paper=10, least=0
     )
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    kl_coef: float = setting(0.05, "beta, RM units per nat of KL to SFT", paper=0.02, least=0)
+    kl_coef: float = setting(0.15, "beta, RM units per nat of KL to SFT", paper=0.02, least=0)
     kl_controller: str = setting(
         "fixed",
         "what steers kl_coef: nothing, or Ziegler's proportional rule",
@@ -97,7 +97,7 @@ class PPOConfig:
         0.0, "decay of the averaged policy kept; 0 = off", paper=0.992, least=0, most=1
     )
     ptx_coef: float = setting(0.0, "weight of the pretraining loss; 0 = PPO", paper=27.8, least=0)
-    ptx_ratio: float = setting(1.0, "pretraining blocks per episode", paper=8, above=0)
+    ptx_ratio: float = setting(0.5, "pretraining blocks per episode", paper=8, above=0)
     ptx_length: int = setting(64, "tokens of a pretraining block", least=2)
     seed: int = setting(0, "order of prompts, sampling, minibatches")
 

@@ -33,7 +33,7 @@ from minirlhf.maths.preferences import (
 class RewardConfig:
     """Settings of the reward model; paper values from appendix C.2 (6B)."""
 
-    epochs: int = setting(1, "passes over the rankings; more over-fit quickly", paper=1, least=1)
+    epochs: int = setting(3, "passes over the rankings", paper=1, least=1)
     batch_size: int = setting(16, "prompts per step, all their pairs with them", paper=64, least=1)
     microbatch_size: int = setting(16, "prompts per forward pass", least=1)
     learning_rate: float = setting(1e-3, "Adam's peak step size", paper=9e-6, above=0)

@@ -29,7 +29,7 @@ ScoreFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 class SFTConfig:
     """Settings of supervised fine-tuning; paper values from appendix C.1 (1.3B and 6B)."""
 
-    epochs: int = setting(3, "passes over the demonstrations", paper=16, least=1)
+    epochs: int = setting(2, "passes over the demonstrations", paper=16, least=1)
     batch_size: int = setting(32, "demonstrations per step", paper=32, least=1)
     learning_rate: float = setting(2e-3, "Adam's peak step size", paper=9.65e-6, above=0)
     final_rate: float = setting(0.1, "cosine decay ends at this share", paper=0.1, least=0, most=1)
