@@ -25,6 +25,7 @@ from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import DataError
 from minirlhf.engine.rollout import sample
 from minirlhf.engine.settings import (
+    line_of,
     paper_values,
     read_settings,
     value_type,
@@ -98,19 +99,20 @@ def build_parser() -> Parser:
 
 
 def _add_settings(parser: Parser, stage: str, settings: Any) -> None:
-    """One flag per setting; of the run itself without a prefix, of a stage as --stage.setting."""
+    """One flag per setting."""
     title = type(settings).__doc__.strip().splitlines()[0]
     group = parser.add_argument_group(stage, title)
     for item in dataclasses.fields(settings):
-        flag = item.name if stage in ("run", "pretrain") else f"{stage}.{item.name}"
         paper = item.metadata["paper"]
         note = f"; paper {paper}" if paper is not None else ""
         choices = f" ({' | '.join(item.metadata['choices'])})" if item.metadata["choices"] else ""
         group.add_argument(
-            "--" + flag.replace("_", "-"),
+            flag_of(stage, item.name),
             dest=f"{stage}.{item.name}",
             metavar=value_type(item)[0].__name__.upper(),
-            help=f"{item.metadata['help']}{choices} [{item.default}{note}]".replace("%", "%%"),
+            help=f"{item.metadata['help']}{choices} [{getattr(settings, item.name)}{note}]".replace(
+                "%", "%%"
+            ),
         )
 
 
@@ -129,15 +131,26 @@ def settings_from(args: argparse.Namespace, earlier: Path | None = None) -> Sett
         layers.insert(0, (preset, read_settings(preset)))
     for source, values in layers:
         for stage, changes in values.items():
-            where = f"{source}: field '{stage}'" if source else f"--{stage}"
             if stage not in settings.stages():
-                raise DataError(f"{where}: no such stage")
-            try:
-                changed = with_values(getattr(settings, stage), changes)
-            except DataError as error:
-                raise DataError(f"{where}: {error}") from None
-            setattr(settings, stage, changed)
+                where = f"{source}:{line_of(source, stage)}: field '{stage}'"
+                raise DataError(f"{where}: no such stage; known are {', '.join(STAGES['run'])}")
+            for name, value in changes.items():
+                try:
+                    changed = with_values(getattr(settings, stage), {name: value})
+                except DataError as error:
+                    problem = str(error).removeprefix(f"{name}: ")
+                    if source:
+                        where = f"{source}:{line_of(source, stage, name)}: field '{stage}.{name}'"
+                    else:
+                        where = flag_of(stage, name)
+                    raise DataError(f"{where}: {problem}") from None
+                setattr(settings, stage, changed)
     return settings
+
+
+def flag_of(stage: str, name: str) -> str:
+    """The flag of a setting: of the run itself without a prefix, of a stage --stage.setting."""
+    return "--" + (name if stage in ("run", "pretrain") else f"{stage}.{name}").replace("_", "-")
 
 
 def preset_file(model: str, quick: bool) -> Path:
@@ -158,7 +171,7 @@ def bars(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]:
 
 def run_folder(name: str | None, model: str, fresh: bool) -> Path:
     """runs/NAME; a fresh run never takes a folder that holds something already."""
-    wanted = Path("runs") / (name or Path(model).name)
+    wanted = Path("runs") / (name or Path(model).resolve().name)
     if not fresh or not wanted.exists() or not any(wanted.iterdir()):
         return wanted
     if name:
@@ -173,7 +186,10 @@ def stage_command(args: argparse.Namespace) -> None:
     """run, sft, reward, ppo and evaluate: each loads what it needs and does its part."""
     command, started = args.command, time.perf_counter()
     whole = command == "run"
-    folder = run_folder(args.name, args.__dict__["run.model"] or "moonlet-1m", fresh=whole)
+    model = args.__dict__["run.model"]
+    if model is None and args.settings:
+        model = read_settings(args.settings).get("run", {}).get("model")
+    folder = run_folder(args.name, str(model or "moonlet-1m"), fresh=whole)
     earlier = folder / "settings.yaml"
     settings = settings_from(args, earlier if not whole and earlier.is_file() else None)
     run = Run(folder, settings, bars)
@@ -189,9 +205,11 @@ def stage_command(args: argparse.Namespace) -> None:
     for stage, name in POLICIES.items():
         if whole or command == "ppo":
             run.ppo(stage)
-        if command == "evaluate" and (folder / stage).is_dir():
+        elif command == "evaluate" and (folder / stage).is_dir():
             run.load(stage, "policy")
-        if answers and "policy" in run.backbone.roles:
+        else:
+            continue
+        if answers:
             answers += run.evaluate([System(name, "policy")])
     if answers:
         show(run, run.write_results(answers), answers)
@@ -228,7 +246,8 @@ def pretrain_command(args: argparse.Namespace) -> None:
     try:
         config = with_values(PretrainConfig(), values)
     except DataError as error:
-        raise DataError(f"--{error}") from None
+        name, _, problem = str(error).partition(": ")
+        raise DataError(f"{flag_of('pretrain', name)}: {problem}") from None
     if Path(args.out).exists():
         raise DataError(f"{args.out}: is there already; choose another --out")
     texts = list(corpus(load_almanac(), config.documents, config.seed))
@@ -246,6 +265,8 @@ def pretrain_command(args: argparse.Namespace) -> None:
 
 def chat_command(args: argparse.Namespace) -> None:
     """A conversation; the oldest turns are forgotten where the context is full."""
+    if args.temperature < 0 or args.tokens < 1:
+        raise DataError("--temperature must be at least 0, and --tokens at least 1")
     folder = Path(args.model)
     if (folder / CARD).is_file():
         role = read_card(folder)["role"]

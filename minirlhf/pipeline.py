@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from minirlhf.engine.checkpoint import load_role, save_role
 from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
 from minirlhf.engine.records import DataError, Ranking, write_records, write_text
+from minirlhf.engine.rollout import score_texts
 from minirlhf.engine.settings import setting, validated, write_settings
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
 from minirlhf.stages import ppo as ppo_stage
@@ -51,7 +53,7 @@ class Settings:
     lora: LoRA = field(default_factory=LoRA)
     sft: sft_stage.SFTConfig = field(default_factory=sft_stage.SFTConfig)
     reward: reward_stage.RewardConfig = field(default_factory=reward_stage.RewardConfig)
-    ppo: ppo_stage.PPOConfig = field(default_factory=ppo_stage.PPOConfig)
+    ppo: ppo_stage.PPOConfig = field(default_factory=lambda: ppo_stage.PPOConfig(ptx_coef=0.2))
 
     def stages(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}
@@ -63,11 +65,17 @@ def no_progress(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]
 
 
 class Run:
-    """One run: a folder, the settings, the task and the backbone. Each method is one step of it."""
+    """One run: a folder, the settings, the task and the backbone. Each method is one step of it.
+
+    The folder is not touched before the first step of a stage has gone well, so that bad input
+    leaves earlier results as they are.
+    """
 
     def __init__(self, folder: str | Path, settings: Settings, progress: Progress = no_progress):
         self.folder, self.settings, self.progress = Path(folder), settings, progress
         config = settings.run
+        if settings.ppo.ptx_coef == 0:
+            raise DataError("ppo.ptx_coef: 0.0 would make PPO-ptx the same as PPO")
         name = default_task(config.model) if config.task == "auto" else config.task
         self.task: Task = load_task(name, config.seed)
         self.backbone: Backbone = load_backbone(
@@ -76,31 +84,41 @@ class Run:
             None if config.full else settings.lora,
             seed=config.seed,
         )
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_settings(self.folder / "settings.yaml", settings.stages())
-        except OSError as error:
-            raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.seconds: dict[str, float] = {}
 
     def _follow(self, stage: str, steps: Iterable[dict], total: int, label: str) -> None:
         """Go through a stage's steps, show them, and log every one."""
         started = time.perf_counter()
-        self.metrics.restart(stage)
         for step, stats in enumerate(self.progress(steps, total, label), start=1):
+            if step == 1:
+                self._begin(stage)
             self.metrics.write(stage, step, stats)
         self.seconds[stage] = time.perf_counter() - started
 
+    def _begin(self, stage: str) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_settings(self.folder / "settings.yaml", self.settings.stages())
+            self.metrics.restart(stage)
+        except OSError as error:
+            raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
     def sft(self) -> None:
-        """Stage 1: `reference`, from demonstrations."""
-        task, config = self.task, self.settings.sft
+        """Stage 1: `reference`, from demonstrations; select=score asks this run's reward model."""
+        task, config, score = self.task, self.settings.sft, None
+        if config.select == "score":
+            if not (self.folder / "reward").is_dir():
+                raise DataError(f"sft.select: 'score' needs a reward model in {self.folder}")
+            self.load("reward", "reward")
+            score = partial(score_texts, self.backbone)
         steps = sft_stage.sft(
             config,
             self.backbone,
             task.demonstrations,
             task.valid_demonstrations,
-            pretraining=task.pretraining,
+            score,
+            task.pretraining,
         )
         mixed = round(config.pretraining_mix * len(task.demonstrations))
         total = sft_stage.total_steps(config, len(task.demonstrations) + mixed)
@@ -111,7 +129,6 @@ class Run:
         """Comparison data (train, held out), sampled from the SFT model where need be."""
         config, started = self.settings.run, time.perf_counter()
         rankings = self.task.collect_rankings(self.backbone, config.rankings, config.seed)
-        write_records(self.folder / "comparisons.jsonl", rankings)
         self.seconds["rankings"] = time.perf_counter() - started
         held_out = min(config.valid_rankings, len(rankings) // 4)
         return rankings[held_out:], rankings[:held_out]
@@ -124,6 +141,7 @@ class Run:
         )
         total = reward_stage.total_steps(self.settings.reward, len(train))
         self._follow("reward", steps, total, "reward model")
+        write_records(self.folder / "comparisons.jsonl", valid + train)
         save_role(self.backbone, "reward", self.folder / "reward")
 
     def ppo(self, stage: str) -> None:
@@ -179,6 +197,8 @@ class Run:
 
     def _reward_model(self) -> dict[str, float]:
         """What the reward model reached on held-out rankings, as its last epoch logged it."""
+        if not self.metrics.path.is_file():
+            return {}
         rows = [r for r in read_metrics(self.metrics.path) if "valid_pair_accuracy" in r]
         return {"pair_accuracy": rows[-1]["valid_pair_accuracy"]} if rows else {}
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from minirlhf.engine.records import write_text
+from minirlhf.engine.records import DataError, naming, write_text
 
 
 class Metric(NamedTuple):
@@ -59,7 +59,6 @@ class MetricsLog:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def restart(self, stage: str) -> None:
         """Forget the rows of a stage that is about to run again."""
@@ -72,11 +71,22 @@ class MetricsLog:
         if unknown:
             raise KeyError(f"metric {unknown[0]!r} is not in METRICS")
         row = {"stage": stage, "step": step, **stats}
-        with self.path.open("a", encoding="utf-8", newline="\n") as file:
+        with self.path.open("a", encoding="utf-8", newline="\n") as file, naming(self.path):
             file.write(json.dumps(row) + "\n")
+            file.flush()  # here a full disk shows, not when the file is closed
 
 
 def read_metrics(path: str | Path) -> list[dict]:
-    """All rows of a metrics file, in order."""
-    with Path(path).open(encoding="utf-8") as file:
-        return [json.loads(line) for line in file if line.strip()]
+    """All rows of a metrics file, in order; a last line that a killed run left torn is dropped.
+
+    Raises DataError that names file and line for any other broken line.
+    """
+    path = Path(path)
+    rows, lines = [], path.read_text(encoding="utf-8").split("\n")
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows += [json.loads(line)] if line.strip() else []
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise DataError(f"{path}:{number}: broken JSON: {error.msg}") from None
+    return rows

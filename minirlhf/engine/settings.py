@@ -2,6 +2,8 @@
 their bounds, so that the command line, the YAML file and the report all read one source."""
 
 import dataclasses
+import functools
+import math
 import types
 import typing
 from dataclasses import field
@@ -32,16 +34,23 @@ def setting(
 
 
 def validated(cls):
-    """Class decorator: refuse values out of bounds, naming the setting and the value."""
+    """Class decorator: refuse values out of bounds, naming the setting and the value.
 
-    def check(self):
+    It wraps `__init__`, since a dataclass that is made already never calls a `__post_init__` that
+    is added to it.
+    """
+    build = cls.__init__
+
+    @functools.wraps(build)
+    def checked(self, *args, **values):
+        build(self, *args, **values)
         for item in dataclasses.fields(self):
             value, meta = getattr(self, item.name), item.metadata
             problem = _problem(value, meta) if value is not None else None
             if problem:
                 raise DataError(f"{item.name}: {value!r} {problem}")
 
-    cls.__post_init__ = check
+    cls.__init__ = checked
     return cls
 
 
@@ -77,8 +86,10 @@ def convert(item: dataclasses.Field, value: Any) -> Any:
             return str(value).lower() == "true"
         if kind is int and float(value) != int(float(value)):
             raise ValueError
+        if kind is float and not math.isfinite(float(value)):
+            raise ValueError
         return int(float(value)) if kind is int else kind(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise DataError(f"{item.name}: {value!r} is not {_KIND_NAMES[kind]}") from None
 
 
@@ -112,6 +123,16 @@ def read_settings(path: str | Path) -> dict[str, dict[str, Any]]:
     if not isinstance(values, dict) or not all(isinstance(v, dict) for v in values.values()):
         raise DataError(f"{path}: must map each stage to its settings")
     return values
+
+
+def line_of(path: str | Path, stage: str, name: str = "") -> int:
+    """The line of a settings file that sets a stage, or one setting of it, counted from 1."""
+    root = yaml.compose(Path(path).read_text(encoding="utf-8"))
+    for key, settings in root.value:
+        if key.value == stage:
+            lines = {k.value: k.start_mark.line + 1 for k, _ in settings.value}
+            return lines.get(name, key.start_mark.line + 1)
+    return 1
 
 
 def write_settings(path: str | Path, settings: dict[str, Any]) -> None:

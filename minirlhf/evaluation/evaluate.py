@@ -79,7 +79,8 @@ def answer_prompts(
         ended = rollout.ended(backbone.tokenizer.eos_token_id).tolist()
         kl = [None] * len(part)
         if system.role != BASE and "reference" in backbone.roles:
-            reference = response_logprobs(backbone, "reference", rollout, temperature)
+            # temperature 0 took the likeliest tokens; their log-probabilities are those at 1
+            reference = response_logprobs(backbone, "reference", rollout, temperature or 1.0)
             kl = k1(rollout.logprobs, reference).sum(1).tolist()
         for i, prompt in enumerate(part):
             text, stopped = _cut(answers[i], system.stop)

@@ -72,6 +72,9 @@ def train_reward(
     """
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
     loss_of = _loss_function(config)
+    for ranking in (*train, *valid):  # a response that is too long is said now, not half-way
+        for response in ranking.responses:
+            encoder.pair(ranking, response)
     backbone.add_role("reward", copy_of=init)
     optimiser = adam(backbone.train_role("reward"), config.learning_rate)
     generator = torch.Generator().manual_seed(config.seed)
