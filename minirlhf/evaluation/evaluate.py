@@ -84,13 +84,14 @@ def answer_prompts(
             kl = k1(rollout.logprobs, reference).sum(1).tolist()
         for i, prompt in enumerate(part):
             text, stopped = _cut(answers[i], system.stop)
+            length = len(encoder.plain(text)) if stopped else int(rollout.lengths[i])
             found.append(
                 Answer(
                     prompt.prompt,
                     system.name,
                     text,
                     ended[i] or stopped,
-                    int(rollout.lengths[i]),
+                    length,
                     ref_kl=kl[i],
                 )
             )
