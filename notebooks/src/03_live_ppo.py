@@ -18,6 +18,8 @@ for pleasing a reward model, and what can you do about it while it happens?
 """
 
 # %%
+from dataclasses import replace
+
 import torch
 
 from minirlhf.course import figures
@@ -78,7 +80,12 @@ the answer's tokens only.
 
 # %%
 steps = list(
-    sft(SFTConfig(epochs=2), backbone, task.demonstrations)
+    sft(
+        SFTConfig(epochs=2),
+        backbone,
+        task.demonstrations,
+        pretraining=task.pretraining,
+    )
 )
 figures.lines(
     range(len(steps)),
@@ -133,12 +140,17 @@ r"""
 | clip fraction | share of tokens held back by the clip | small | near 0 (steps too small) or above about 0.3 |
 
 PPO makes one *update* at a time: sample 32 answers, score them, work out
-advantages, a few gradient steps, and sample again.
+advantages, four gradient steps, and sample again. (The paper: 512 answers, eight
+steps, some 500 updates.)
 """
 
 # %%
 config = PPOConfig(
-    updates=30, rollout_batch_size=32, minibatch_size=16, ppo_epochs=2
+    updates=25,
+    rollout_batch_size=32,
+    minibatch_size=8,
+    ppo_epochs=1,
+    warmup_updates=3,
 )
 ppo = PPO(config, backbone, task.prompts)
 print(f"kl_coef {ppo.kl_coef}, clip_range {ppo.clip_range}")
@@ -167,7 +179,7 @@ for name in ("ref_kl", "ratio_error", "scores", "response_length"):
 r"""
 ## 3. Live
 
-**Predict 2.** Over the next 29 updates, what will rise, what will fall, what
+**Predict 2.** Over the next 24 updates, what will rise, what will fall, what
 will stay: score, KL, length, clip fraction? Draw four little curves before you
 start.
 
@@ -417,7 +429,7 @@ proportional_kl_coef = exercise(
 # %% [markdown]
 r"""
 No thread this time: PPO is an ordinary iterator, and between two updates the
-loop may do what it likes. A horizon of 200 episodes makes the rule quick enough
+loop may do what it likes. A horizon of 40 episodes makes the rule quick enough
 to see.
 """
 
@@ -437,13 +449,13 @@ overshoots before it settles.
 """
 
 # %%
-steered = PPO(config, backbone, task.prompts)
+steered = PPO(replace(config, updates=20), backbone, task.prompts)
 betas, kls = [], []
 for stats in steered:
     betas.append(stats["kl_coef"])
     kls.append(stats["ref_kl"])
     steered.kl_coef = proportional_kl_coef(
-        steered.kl_coef, stats["ref_kl"], 2.0, 32, horizon=200
+        steered.kl_coef, stats["ref_kl"], 2.0, 32, horizon=40
     )
 
 # %%
