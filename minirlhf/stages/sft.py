@@ -31,6 +31,7 @@ class SFTConfig:
 
     epochs: int = setting(2, "passes over the demonstrations", paper=16, least=1)
     batch_size: int = setting(32, "demonstrations per step", paper=32, least=1)
+    microbatch_size: int = setting(32, "demonstrations per forward pass", least=1)
     learning_rate: float = setting(2e-3, "Adam's peak step size", paper=9.65e-6, above=0)
     final_rate: float = setting(0.1, "cosine decay ends at this share", paper=0.1, least=0, most=1)
     dropout: float = setting(0.1, "residual dropout rate", paper=0.2, least=0, most=0.9)
@@ -87,13 +88,12 @@ def sft(
         batches = list(length_grouped_batches(lengths, config.batch_size, generator))
         for number, indices in enumerate(batches, start=1):
             rate = config.learning_rate * cosine(step, total, config.final_rate)
-            batch = encoder.sequences([pairs[i] for i in indices])
+            batch_pairs = [pairs[i] for i in indices]
             with backbone.dropout(config.dropout, dropout_generator):
-                loss = response_loss(backbone, role, batch)
-                loss.backward()
+                loss = _accumulate(backbone, role, encoder, batch_pairs, config.microbatch_size)
             optimiser_step(optimiser, rate, config.max_grad_norm)
             step += 1
-            stats = {"train_loss": loss.item(), "learning_rate": rate}
+            stats = {"train_loss": loss, "learning_rate": rate}
             stats["epoch"] = epoch - 1 + number / len(batches)
             if number == len(batches):
                 stats |= _validate(config, backbone, role, encoder, valid, valid_pairs, score)
@@ -110,11 +110,28 @@ def total_steps(config: SFTConfig, count: int) -> int:
     return config.epochs * math.ceil(count / config.batch_size)
 
 
-def response_loss(backbone: Backbone, role: str, batch: SequenceBatch) -> torch.Tensor:
-    """Mean negative log-likelihood of a batch's response tokens: scalar, nats per token."""
+def response_loss(
+    backbone: Backbone, role: str, batch: SequenceBatch, count: int | None = None
+) -> torch.Tensor:
+    """Mean negative log-likelihood of a batch's response tokens: scalar, nats per token.
+
+    `count`: the response tokens of the whole minibatch, where this is a part of one.
+    """
     logits = backbone.logits(role, batch.input_ids[:, :-1], batch.attention_mask[:, :-1])
     logprobs = gather_logprobs(logits, batch.input_ids[:, 1:])
-    return sft_loss(logprobs, batch.response_mask[:, 1:])
+    return sft_loss(logprobs, batch.response_mask[:, 1:], count)
+
+
+def _accumulate(
+    backbone: Backbone, role: str, encoder: Encoder, pairs: Sequence[Pair], size: int
+) -> float:
+    """Gradients of one batch, micro-batch by micro-batch; returns its loss."""
+    count, total = sum(len(response) for _, response in pairs), 0.0
+    for start in range(0, len(pairs), size):
+        loss = response_loss(backbone, role, encoder.sequences(pairs[start : start + size]), count)
+        loss.backward()
+        total += loss.item()
+    return total
 
 
 @torch.no_grad()
