@@ -53,7 +53,7 @@ class Settings:
     lora: LoRA = field(default_factory=LoRA)
     sft: sft_stage.SFTConfig = field(default_factory=sft_stage.SFTConfig)
     reward: reward_stage.RewardConfig = field(default_factory=reward_stage.RewardConfig)
-    ppo: ppo_stage.PPOConfig = field(default_factory=lambda: ppo_stage.PPOConfig(ptx_coef=0.2))
+    ppo: ppo_stage.PPOConfig = field(default_factory=lambda: ppo_stage.PPOConfig(ptx_coef=0.5))
 
     def stages(self) -> dict[str, Any]:
         return {item.name: getattr(self, item.name) for item in dataclasses.fields(self)}

@@ -5,7 +5,9 @@ pages), only too small to be useful. Nothing here goes to the network.
 """
 
 import copy
+import json
 import os
+import shutil
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub when it is first imported
 
@@ -14,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils import logging
 
+from minirlhf.cli import main
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Demonstration, Prompt, Ranking
@@ -183,3 +186,73 @@ def moonlet():
     folder = data_folder() / "models" / "moonlet-1m"
     assert (folder / "model.safetensors").is_file(), f"{folder} is part of the project"
     return folder
+
+
+# A project in miniature, for the pipeline and the commands ---------------------------------------
+
+
+def write_jsonl(path, rows):
+    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def tiny_data(folder):
+    for part in ("almanac", "settings"):
+        shutil.copytree(data_folder() / part, folder / part)
+    handmade = folder / "handmade"
+    handmade.mkdir()
+    things = "Mars Io Titan Earth Venus Pluto Ceres Rhea Dione Ariel Vega Sirius".split()  # noqa: SIM905
+    write_jsonl(
+        handmade / "demonstrations.jsonl",
+        [{"prompt": f"What is {t}?", "response": f"It is {t}."} for t in things],
+    )
+    answers = ["It is known.", "Go away.", "Who asks?", "It is."]
+    write_jsonl(
+        handmade / "comparisons.jsonl",
+        [{"prompt": f"Why {t}?", "responses": answers, "ranks": [1, 3, 3, 2]} for t in things],
+    )
+    write_jsonl(
+        handmade / "prompts.jsonl",
+        [{"prompt": f"{w} {t}?"} for w in ("Where is", "How big is") for t in things],
+    )
+    return folder
+
+
+def tiny_settings(folder, micro_folder):
+    run = dict(model=str(micro_folder), task="handmade", rankings=8, valid_rankings=2)
+    ppo = dict(updates=2, rollout_batch_size=4, minibatch_size=4, max_new_tokens=8, ptx_length=16)
+    settings = {"run": run | {"test_prompts": 3}, "lora": dict(rank=4, alpha=8)}
+    settings |= {"sft": dict(batch_size=6, epochs=2), "reward": {"epochs": 1}, "ppo": ppo}
+    (folder / "tiny.yaml").write_text(json.dumps(settings), encoding="utf-8")  # JSON is YAML
+    return ["--settings", str(folder / "tiny.yaml")]
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch):
+    """A data folder of one's own: the real almanac and settings, a tiny hand-made set."""
+    folder = tiny_data(tmp_path / "data")
+    monkeypatch.setenv("MINIRLHF_DATA", str(folder))
+    return folder
+
+
+@pytest.fixture
+def tiny_flags(micro_folder, tmp_path):
+    """Flags under which a whole run takes a second or two."""
+    return tiny_settings(tmp_path, micro_folder)
+
+
+@pytest.fixture(scope="session")
+def _earlier_run(micro_folder, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("earlier")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setenv("MINIRLHF_DATA", str(tiny_data(folder / "data")))
+        assert main(["run", "--name", "mine", *tiny_settings(folder, micro_folder)]) == 0
+    return folder / "runs"
+
+
+@pytest.fixture
+def finished(_earlier_run, data, tmp_path):
+    """The folder of a whole run that was made earlier, below runs/ in `tmp_path`."""
+    shutil.copytree(_earlier_run, tmp_path / "runs")
+    return tmp_path / "runs" / "mine"

@@ -24,6 +24,8 @@ QUICK = PPOConfig(
     policy_learning_rate=3e-3,
     value_learning_rate=3e-3,
     warmup_updates=0,
+    kl_coef=0.05,
+    ptx_ratio=1.0,
 )
 
 
