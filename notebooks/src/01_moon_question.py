@@ -734,9 +734,8 @@ It reads each answer once and uses its score in all of its pairs, as in section
 
 # %%
 backbone = load_backbone("moonlet-1m")
-steps = list(
-    train_reward(RewardConfig(), backbone, train, held_out, init="base")
-)
+config = RewardConfig(epochs=1)
+steps = list(train_reward(config, backbone, train, held_out, init="base"))
 print(f"held out: loss {steps[-1]['valid_ranking_loss']:.2f} (a coin 0.69),")
 print(f"pair accuracy {steps[-1]['valid_pair_accuracy']:.2f} (a coin 0.50)")
 
@@ -747,10 +746,10 @@ false one now? Will it see that $C$ is false?
 
 <details><summary>The answer, after the run</summary>
 
-A little more often than a coin, and hardly: in our trials 54 to 64 % of the
-pairs, with $C$, the longest and best-sounding of the four answers, on top. Its
-pair accuracy was that of the word counter. Knowing a fact and *rewarding* it are
-two things, and 400 noisy rankings in which most answers are true teach manners
+Hardly more often than a coin: 50 to 57 % in our trials, and $C$, the longest and
+best-sounding of the four answers, came out on top every time. Its pair accuracy
+was no better than the word counter's. Knowing a fact and *rewarding* it are two
+things, and 400 noisy rankings in which most answers are true teach manners
 long before they teach truth. The paper had some 33,000 prompts, with 4 to 9
 answers each, and a model thousands of times as large.
 

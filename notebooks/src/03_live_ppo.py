@@ -112,7 +112,7 @@ ranking loss, for a single epoch. Its bias is set such that demonstrations score
 rankings = task.collect_rankings(backbone, 240, 0)
 steps = list(
     train_reward(
-        RewardConfig(),
+        RewardConfig(epochs=1),
         backbone,
         rankings[40:],
         rankings[:40],
@@ -147,6 +147,7 @@ steps, some 500 updates.)
 # %%
 config = PPOConfig(
     updates=25,
+    kl_coef=0.05,
     rollout_batch_size=32,
     minibatch_size=8,
     ppo_epochs=1,
