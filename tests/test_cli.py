@@ -72,7 +72,8 @@ def test_run_goes_through_all_stages_and_leaves_a_whole_folder(data, tiny_flags,
     assert said.count("What is the moon?") == 1
     assert "means over 3 held-out prompts" in said
     for name in NAMES:
-        assert said.count(f" {name} ") == 7  # six questions and the table
+        rows = [line for line in said.splitlines() if line.strip().startswith(f"{name}  ")]
+        assert len(rows) == 7, name  # six questions and the table
     assert "report: " in said
 
 

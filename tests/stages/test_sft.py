@@ -9,7 +9,15 @@ from minirlhf.engine.batches import Encoder
 from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.records import DataError, Demonstration
 from minirlhf.engine.rollout import answers
-from minirlhf.stages.sft import SFTConfig, response_loss, sft, total_steps, validation_loss
+from minirlhf.stages.sft import (
+    SFTConfig,
+    _accumulate,
+    _texts_as_pairs,
+    response_loss,
+    sft,
+    total_steps,
+    validation_loss,
+)
 
 QUICK = SFTConfig(epochs=3, batch_size=4, learning_rate=1e-2, dropout=0.0)
 
@@ -51,6 +59,22 @@ def test_each_response_token_counts_alike(ready, demonstrations):
     for size in (1, 3, 8):
         found = validation_loss(ready, "reference", encoder, pairs, size)
         assert found == pytest.approx(total / count, rel=1e-5)
+
+
+def test_microbatches_add_up_exactly(ready, demonstrations):
+    encoder, pairs = encoded(ready, demonstrations)
+    parameters, found = ready.train_role("reference"), {}
+    for size in (8, 3, 1):
+        for parameter in parameters:
+            parameter.grad = None
+        loss = _accumulate(ready, "reference", encoder, pairs, size)
+        found[size] = loss, [p.grad.clone() for p in parameters]
+    batch = encoder.sequences(pairs)
+    for loss, grads in found.values():
+        assert loss == pytest.approx(response_loss(ready, "reference", batch).item(), rel=1e-5)
+        scale = max(g.abs().max() for g in found[8][1])
+        for one, other in zip(grads, found[8][1], strict=True):
+            assert (one - other).abs().max() <= 1e-5 * scale
 
 
 # Learning ---------------------------------------------------------------------------------------
@@ -169,8 +193,6 @@ def test_pretraining_texts_are_mixed_in(backbone, demonstrations, micro_texts):
 
 def test_a_text_counts_from_its_second_token_and_ends_with_the_context(backbone, micro_texts):
     """Documents of the web are longer than a small context; that is no reason to stop."""
-    from minirlhf.stages.sft import _texts_as_pairs
-
     encoder = Encoder(backbone.tokenizer, 16)
     text = next(t for t in micro_texts if len(t) > 100)
     ids = backbone.tokenizer(text, add_special_tokens=False)["input_ids"]
