@@ -3,6 +3,7 @@ file, then flags."""
 
 import argparse
 import dataclasses
+import math
 import shutil
 import sys
 import time
@@ -25,6 +26,7 @@ from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import DataError
 from minirlhf.engine.rollout import sample
 from minirlhf.engine.settings import (
+    MAX_SEED,
     line_of,
     paper_values,
     read_settings,
@@ -89,7 +91,7 @@ def build_parser() -> Parser:
     _add_settings(sub, "pretrain", PretrainConfig())
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
-    sub = commands.add_parser("chat", help="talk to a checkpoint, a run, or a base model")
+    sub = commands.add_parser("chat", help="talk to a checkpoint or a base model")
     sub.add_argument("model", help="a folder such as runs/NAME/ppo-ptx, or a model's name")
     sub.add_argument("--temperature", type=float, default=0.7, help="0 = the likeliest answer")
     sub.add_argument("--seed", type=int, default=0)
@@ -126,9 +128,12 @@ def settings_from(args: argparse.Namespace, earlier: Path | None = None) -> Sett
     files = [file for file in (earlier, args.settings) if file]
     layers = [(file, read_settings(file)) for file in files] + [("", flags)]
     model = [v["run"]["model"] for _, v in layers if "model" in v.get("run", {})] or ["moonlet-1m"]
-    preset, settings = preset_file(model[-1], args.quick), Settings()
-    if preset.is_file():
-        layers.insert(0, (preset, read_settings(preset)))
+    settings = Settings()
+    for quick in (True, False) if args.quick else (False,):
+        preset = preset_file(str(model[-1]), quick)
+        if preset.is_file():  # a quick preset that was asked for goes over an earlier command's
+            place = 1 if quick and earlier else 0
+            layers.insert(place, (preset, read_settings(preset)))
     for source, values in layers:
         for stage, changes in values.items():
             if stage not in settings.stages():
@@ -212,9 +217,11 @@ def stage_command(args: argparse.Namespace) -> None:
         if answers:
             answers += run.evaluate([System(name, "policy")])
     if answers:
-        show(run, run.write_results(answers), answers)
+        results = run.write_results(answers)
         paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
-        print(f"\nreport: {write_report(folder, paper)}")
+        report = write_report(folder, paper)
+        show(run, results, answers)
+        print(f"\nreport: {report}")
     print(f"{command} took {(time.perf_counter() - started) / 60:.1f} minutes; see {folder}")
 
 
@@ -232,7 +239,7 @@ def show(run: Run, results: dict[str, Any], answers: list[Answer]) -> None:
         gold = "-"
         if "gold" in row:
             gold = f"{row['gold']:.2f} [{row['gold_low']:.2f}, {row['gold_high']:.2f}]"
-        kl = "-" if row["ref_kl"] is None else f"{row['ref_kl']:.1f}"
+        kl = "-" if row["ref_kl"] is None else f"{row['ref_kl']:z.1f}"  # z: no -0.0
         print(f"  {name:>13}  {gold:^18}  {row['score']:>+8.2f}  {kl:>8}  {row['length']:>6.1f}")
 
 
@@ -265,9 +272,14 @@ def pretrain_command(args: argparse.Namespace) -> None:
 
 def chat_command(args: argparse.Namespace) -> None:
     """A conversation; the oldest turns are forgotten where the context is full."""
-    if args.temperature < 0 or args.tokens < 1:
+    if not 0 <= args.temperature < math.inf or args.tokens < 1:
         raise DataError("--temperature must be at least 0, and --tokens at least 1")
+    if not 0 <= args.seed <= MAX_SEED:
+        raise DataError(f"--seed must lie between 0 and {MAX_SEED}")
     folder = Path(args.model)
+    for stage in (*reversed(POLICIES), "sft"):  # of a whole run, the last policy
+        if not (folder / CARD).is_file() and (folder / stage / CARD).is_file():
+            folder = folder / stage
     if (folder / CARD).is_file():
         role = read_card(folder)["role"]
         if role in SCALAR_ROLES:
@@ -277,7 +289,8 @@ def chat_command(args: argparse.Namespace) -> None:
         backbone, role = load_backbone(args.model), BASE
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
     generator = torch.Generator(backbone.device).manual_seed(args.seed)
-    print(f"talking to {args.model} ({role}); an empty line ends it")
+    spoken_to = folder if role != BASE else args.model
+    print(f"talking to {spoken_to} ({role}); an empty line ends it")
     turns: list[dict[str, str]] = []
     while text := _ask():
         turns.append({"role": "user", "content": text})
@@ -330,6 +343,9 @@ def doctor_command(args: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input is one line on stderr and exit code 2."""
+    for stream in (sys.stdout, sys.stderr):  # a model may say what a Windows console cannot
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     args = build_parser().parse_args(arguments)
     try:
         if args.command == "fetch":

@@ -330,6 +330,13 @@ def test_chat_talks_to_a_checkpoint_over_several_turns(finished, monkeypatch, ca
     assert capsys.readouterr().out == said
 
 
+def test_chat_with_a_run_talks_to_its_last_policy(finished, monkeypatch, capsys):
+    for stage in ("ppo-ptx", "ppo", "sft"):
+        assert chat(monkeypatch, [], "runs/mine") == 0
+        assert f"mine/{stage} (" in capsys.readouterr().out.replace("\\", "/")
+        shutil.rmtree(finished / stage)
+
+
 def test_chat_forgets_the_oldest_turns(micro_folder, monkeypatch, capsys):
     """Ten turns of 25 tokens are more than the context of 128; the talk goes on."""
     lines = ["Tell me all about the moon, please."] * 10
