@@ -230,6 +230,13 @@ for (prompt, old), (_, new) in zip(before, after):
 
 # %% [markdown]
 r"""
+Better, or just longer? Look for a thing said twice, and for a sentence that
+sounds right and means nothing. Nobody told the policy to do that. It found that
+the reward model pays for it.
+"""
+
+# %% [markdown]
+r"""
 **Predict 3.** On a hundred questions that no stage has seen, asked of both: the
 reward model gives the policy a higher score than the SFT model, since that is
 what it was paid for. The almanac's judge knows the facts. Does it, too?
