@@ -18,7 +18,7 @@ from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
 from minirlhf.engine.records import DataError, Ranking, write_records, write_text
 from minirlhf.engine.rollout import score_texts
-from minirlhf.engine.settings import setting, validated, write_settings
+from minirlhf.engine.settings import MAX_SEED, setting, validated, write_settings
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
 from minirlhf.stages import ppo as ppo_stage
 from minirlhf.stages import reward as reward_stage
@@ -42,7 +42,7 @@ class RunConfig:
     valid_rankings: int = setting(60, "of these, held out", paper=17_887, least=1)
     test_prompts: int = setting(300, "held-out prompts in the result table", least=1)
     temperature: float = setting(1.0, "sampling temperature of all answers", least=0)
-    seed: int = setting(0, "data, initial adapters, answers")
+    seed: int = setting(0, "data, initial adapters, answers", least=0, most=MAX_SEED)
 
 
 @dataclass
@@ -84,6 +84,10 @@ class Run:
             None if config.full else settings.lora,
             seed=config.seed,
         )
+        context = self.backbone.context_length
+        for name in ("max_new_tokens", "ptx_length"):
+            if (value := getattr(settings.ppo, name)) >= context:
+                raise DataError(f"ppo.{name}: {value} leaves no room in the context of {context}")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.seconds: dict[str, float] = {}
 
@@ -109,7 +113,10 @@ class Run:
         task, config, score = self.task, self.settings.sft, None
         if config.select == "score":
             if not (self.folder / "reward").is_dir():
-                raise DataError(f"sft.select: 'score' needs a reward model in {self.folder}")
+                raise DataError(
+                    f"sft.select: 'score' needs a reward model in {self.folder}; run sft and "
+                    "reward there first, then sft once more"
+                )
             self.load("reward", "reward")
             score = partial(score_texts, self.backbone)
         steps = sft_stage.sft(
@@ -188,12 +195,17 @@ class Run:
             "prompts": len(next(iter(systems.values()))),
             "systems": {name: summarise(found) for name, found in systems.items()},
             "reward_model": self._reward_model(),
-            "seconds": self.seconds,
+            "seconds": self._earlier_seconds() | self.seconds,
         }
         rows = [json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers]
         write_text(self.folder / "answers.jsonl", "\n".join(rows) + "\n")
         write_text(self.folder / "results.json", json.dumps(results, indent=1))
         return results
+
+    def _earlier_seconds(self) -> dict[str, float]:
+        """What earlier commands of this run took, where they have left it."""
+        path = self.folder / "results.json"
+        return json.loads(path.read_text(encoding="utf-8"))["seconds"] if path.is_file() else {}
 
     def _reward_model(self) -> dict[str, float]:
         """What the reward model reached on held-out rankings, as its last epoch logged it."""

@@ -86,7 +86,10 @@ class Encoder:
 
     def plain(self, text: str, room: int = 0) -> list[int]:
         """Token ids of bare text, as the pretrained base gets it."""
-        return self._within_limit(self._ids(text), None, room)
+        # with BOS where the tokenizer adds one: a base without it answers badly
+        ids = self.tokenizer(text)["input_ids"]
+        ids = ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
+        return self._within_limit(ids, None, room)
 
     def _within_limit(self, ids: list[int], record, room: int) -> list[int]:
         if len(ids) + room > self.limit:

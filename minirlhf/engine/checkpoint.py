@@ -1,6 +1,7 @@
 """Roles on disk, in the formats of peft and transformers; whole folders or nothing."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -108,7 +109,8 @@ def as_classifier(backbone: Backbone, role: str):
     config.num_labels = 1
     config.pad_token_id = backbone.tokenizer.pad_token_id
     model = AutoModelForSequenceClassification.from_config(config)
-    weights = {n.removeprefix("model."): w for n, w in backbone.weights(role).items()}
+    prefix = f"{model.base_model_prefix}."  # "model." for a Llama, "transformer." for GPT-2
+    weights = {n.removeprefix(prefix): w for n, w in backbone.weights(role).items()}
     missing, _ = model.base_model.load_state_dict(weights, strict=False)
     if missing:
         raise ValueError(f"the classifier of {type(model).__name__} lacks {missing[0]}")
@@ -132,6 +134,13 @@ def read_card(folder: str | Path) -> dict:
     for name in needed:
         if not isinstance(card, dict) or name not in card:
             raise DataError(f"{path}: field '{name}': is missing")
+    if not isinstance(card["base"], str):
+        raise DataError(f"{path}: field 'base': must be a model's name or path")
+    shape = {item.name for item in dataclasses.fields(LoRA)}
+    if card["lora"] is not None and (
+        not isinstance(card["lora"], dict) or card["lora"].keys() != shape
+    ):
+        raise DataError(f"{path}: field 'lora': must be null or hold {' and '.join(sorted(shape))}")
     return card
 
 

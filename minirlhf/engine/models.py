@@ -30,7 +30,8 @@ def load_backbone(
     Args:    name: `moonlet-1m` (shipped), `smollm2` (fetched once), a folder, or a hub id;
              quantize: `none`, or `4bit` for NF4 with double quantisation (CUDA and CPU);
              lora: shape of the adapters, None for full fine-tuning; device: "" = CUDA if there.
-    Returns: a Backbone with the role `base` alone. Weights are float32 on a CPU, bfloat16 on CUDA.
+    Returns: a Backbone with the role `base` alone. A frozen base is bfloat16 on CUDA;
+             all else is float32.
     Raises:  DataError, one line, where there is no such model or it is not safe to load.
     """
     if quantize not in QUANTIZE:
@@ -38,7 +39,9 @@ def load_backbone(
     if quantize != "none" and lora is None:
         raise DataError("quantize: 4-bit weights cannot be trained in full; use LoRA with 4bit")
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+    # A frozen base may be 16-bit; weights that Adam moves by 1e-6 of their size may not.
+    half = device.startswith("cuda") and lora is not None
+    dtype = torch.bfloat16 if half else torch.float32
     source = resolve(name)
     transformers_logging.disable_progress_bar()
     where = {"trust_remote_code": False, "local_files_only": not _reachable(source)}

@@ -115,7 +115,7 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
     names = {f.name for f in dataclasses.fields(record)} - {"where"}
     required = [f.name for f in dataclasses.fields(record) if f.default is dataclasses.MISSING]
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Notepad writes a mark in front
     except FileNotFoundError:
         raise DataError(f"{path}: no such file") from None
     except IsADirectoryError:

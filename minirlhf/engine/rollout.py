@@ -167,6 +167,8 @@ def score_texts(
 ) -> list[float]:
     """The reward model's scores of responses given as text: RM units, one for each.
 
+    Every text is read as a finished answer, EOS appended, as in the rankings it was trained on;
+    whether a sampled answer did end is another question.
     A sampled text may take more tokens to spell than it was drawn with (bytes that are no UTF-8,
     the EOS), so one that is over the context is cut there.
     """

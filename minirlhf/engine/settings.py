@@ -14,6 +14,8 @@ import yaml
 
 from minirlhf.engine.records import DataError, write_text
 
+MAX_SEED = 2**63 - 1  # what torch's generators take
+
 
 def setting(
     default: Any,

@@ -28,7 +28,7 @@ from minirlhf.engine.rollout import (
     response_values,
     sample,
 )
-from minirlhf.engine.settings import setting, validated
+from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.maths.advantages import gae, token_rewards
 from minirlhf.maths.kl import doubling_kl_coef, k1, k3, proportional_kl_coef
 from minirlhf.maths.losses import (
@@ -99,7 +99,7 @@ class PPOConfig:
     ptx_coef: float = setting(0.0, "weight of the pretraining loss; 0 = PPO", paper=27.8, least=0)
     ptx_ratio: float = setting(0.5, "pretraining blocks per episode", paper=8, above=0)
     ptx_length: int = setting(64, "tokens of a pretraining block", least=2)
-    seed: int = setting(0, "order of prompts, sampling, minibatches")
+    seed: int = setting(0, "order of prompts, sampling, minibatches", least=0, most=MAX_SEED)
 
 
 class Scored(NamedTuple):
@@ -180,7 +180,7 @@ class PPO:
         scored = self.score_rollout(rollout, [self.prompts[i] for i in batch])
         experience, stats = self.estimate_advantages(rollout, scored)
         stats |= self.improve(experience)
-        self._steer(stats)
+        self._steer(stats, experience)
         self.update += 1
         return stats | {"seconds": time.perf_counter() - started}
 
@@ -382,7 +382,7 @@ class PPO:
                 stacklevel=2,
             )
 
-    def _steer(self, stats: dict[str, float]) -> None:
+    def _steer(self, stats: dict[str, float], experience: Experience) -> None:
         config = self.config
         if config.kl_controller == "proportional":
             self.kl_coef = proportional_kl_coef(
@@ -394,8 +394,21 @@ class PPO:
             )
         if config.loss == "penalty":
             self.penalty_coef = doubling_kl_coef(
-                self.penalty_coef, stats["approx_kl"], config.penalty_target
+                self.penalty_coef, self._step_kl(experience.rollout), config.penalty_target
             )
+
+    @torch.no_grad()
+    def _step_kl(self, rollout: Rollout) -> float:
+        """KL(old, new) after the update's last step, nats per token: PPO-penalty steers by it.
+
+        `approx_kl` will not do: it is taken before each step, so its first minibatch has none.
+        """
+        total = 0.0
+        for rows in self._microbatches(torch.arange(len(rollout.response_ids))):
+            part = rollout.rows(rows)
+            logprobs = response_logprobs(self.backbone, "policy", part, self.config.temperature)
+            total += k3(part.logprobs, logprobs)[part.response_mask].sum().item()
+        return total / rollout.response_mask.sum().item()
 
     @torch.no_grad()
     def _average_weights(self) -> None:

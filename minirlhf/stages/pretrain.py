@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from minirlhf.engine.backbone import position_ids
 from minirlhf.engine.batches import CHAT_TEMPLATE, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step, warm_up
-from minirlhf.engine.settings import setting, validated
+from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.maths.losses import sft_loss
 from minirlhf.maths.masked import gather_logprobs
 
@@ -38,7 +38,7 @@ class PretrainConfig:
     learning_rate: float = setting(3e-3, "Adam's peak step size", above=0)
     warmup_steps: int = setting(50, "steps from a tenth of the rate up to it", least=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    seed: int = setting(0, "corpus, initial weights, order of the documents")
+    seed: int = setting(0, "corpus, initial weights, order of texts", least=0, most=MAX_SEED)
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:

@@ -18,7 +18,7 @@ from minirlhf.engine.batches import Encoder
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
 from minirlhf.engine.records import Demonstration, Ranking
 from minirlhf.engine.rollout import score_texts
-from minirlhf.engine.settings import setting, validated
+from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.maths.preferences import (
     best_of_k_loss,
     pair_accuracy,
@@ -51,7 +51,7 @@ class RewardConfig:
         paper="drop",
         choices=("drop", "half", "rao_kupper"),
     )
-    seed: int = setting(0, "order of the data")
+    seed: int = setting(0, "order of the data", least=0, most=MAX_SEED)
 
 
 def train_reward(

@@ -16,7 +16,7 @@ from minirlhf.engine.batches import Encoder, SequenceBatch, length_grouped_batch
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
 from minirlhf.engine.records import DataError, Demonstration, Prompt
 from minirlhf.engine.rollout import answers
-from minirlhf.engine.settings import setting, validated
+from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.maths.losses import sft_loss
 from minirlhf.maths.masked import gather_logprobs
 
@@ -46,7 +46,7 @@ class SFTConfig:
         choices=("last", "loss", "score"),
     )
     max_new_tokens: int = setting(40, "longest sampled answer, tokens, for valid_score", least=1)
-    seed: int = setting(0, "order of the data, dropout, sampling")
+    seed: int = setting(0, "order of the data, dropout, sampling", least=0, most=MAX_SEED)
 
 
 def sft(

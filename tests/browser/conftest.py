@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from .lab_driver import CHROMIUM_ARGUMENTS, find_chromium, open_notebook, start_lab
 
 

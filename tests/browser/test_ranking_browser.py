@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from .lab_driver import wait_until
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(280)]

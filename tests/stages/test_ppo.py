@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -495,6 +496,15 @@ def test_the_penalty_doubles_or_halves(ready, prompts, target, factor):
     settings = config(loss="penalty", penalty_coef=1.0, penalty_target=target)
     stats = list(new(ready, prompts, settings))
     assert [row["penalty_coef"] for row in stats] == [1, factor, factor**2]
+
+
+def test_the_penalty_sees_the_step_of_an_update_with_one_minibatch(ready, prompts):
+    # Before its only step the ratio is 1, so a KL taken there would be 0 and the price would halve.
+    settings = config(loss="penalty", penalty_coef=1.0, penalty_target=1e-9, updates=3)
+    settings = replace(settings, minibatch_size=settings.rollout_batch_size, ppo_epochs=1)
+    stats = list(new(ready, prompts, settings))
+    assert stats[0]["approx_kl"] < 1e-9
+    assert [row["penalty_coef"] for row in stats] == [1, 2, 4]
 
 
 def test_the_penalty_holds_the_policy_back(ready_backbone, lora, prompts):
