@@ -91,7 +91,7 @@ def build_parser() -> Parser:
     _add_settings(sub, "pretrain", PretrainConfig())
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
-    sub = commands.add_parser("chat", help="talk to a checkpoint or a base model")
+    sub = commands.add_parser("chat", help="talk to a run, a checkpoint, or a base model")
     sub.add_argument("model", help="a folder such as runs/NAME/ppo-ptx, or a model's name")
     sub.add_argument("--temperature", type=float, default=0.7, help="0 = the likeliest answer")
     sub.add_argument("--seed", type=int, default=0)

@@ -87,7 +87,7 @@ class Encoder:
     def plain(self, text: str, room: int = 0) -> list[int]:
         """Token ids of bare text, as the pretrained base gets it."""
         # with BOS where the tokenizer adds one: a base without it answers badly
-        ids = self.tokenizer(text)["input_ids"]
+        ids = self.tokenizer(text, verbose=False)["input_ids"]
         ids = ids[:-1] if ids and ids[-1] == self.tokenizer.eos_token_id else ids
         return self._within_limit(ids, None, room)
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 
 from minirlhf.engine.batches import (
     CHAT_TEMPLATE,
@@ -160,6 +161,28 @@ def test_by_prompt_puts_scores_into_their_slots(encoder, rankings):
 
 
 # Limits -----------------------------------------------------------------------------------------
+
+
+def test_what_is_too_long_is_said_once(encoder, capfd, caplog):
+    """Not by the tokenizer as well, in words of its own."""
+    for encode in (encoder.plain, lambda text: encoder.prompt(Prompt(text))):
+        with pytest.raises(DataError, match="over the model's context of 128"):
+            encode("Tell me a story. " * 40)
+    assert capfd.readouterr().err == ""
+    assert not caplog.records
+
+
+def test_bare_text_keeps_the_bos_of_a_tokenizer_that_adds_one(encoder, tokenizer, micro_folder):
+    """And never an EOS, after which a base would begin something new."""
+    plain = tokenizer("The moon", add_special_tokens=False)["input_ids"]
+    assert encoder.plain("The moon") == plain
+    eos = tokenizer.eos_token
+    other = type(tokenizer).from_pretrained(micro_folder)
+    other._tokenizer.post_processor = TemplateProcessing(
+        single=f"<|pad|> $A {eos}",
+        special_tokens=[("<|pad|>", tokenizer.pad_token_id), (eos, tokenizer.eos_token_id)],
+    )
+    assert Encoder(other, 128).plain("The moon") == [tokenizer.pad_token_id, *plain]
 
 
 def test_a_prompt_that_leaves_no_room_names_its_line(encoder, tmp_path):
