@@ -285,7 +285,7 @@ def test_data_that_is_not_there_is_named(tmp_path, monkeypatch, refused):
 
 def test_the_exit_code_reaches_the_shell(tmp_path):
     command = [sys.executable, "-m", "minirlhf.cli", "run", "--settings", "no.yaml"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=290)
     assert done.returncode == 2
     assert done.stderr == "minirlhf: no.yaml: no such file\n"
     assert done.stdout == ""
