@@ -76,6 +76,7 @@ def save_role(backbone: Backbone, role: str, folder: str | Path) -> None:
 def _write_card(backbone: Backbone, role: str, folder: Path) -> None:
     card = {"minirlhf": __version__, "role": role, "base": backbone.name}
     card["lora"] = None if backbone.lora is None else vars(backbone.lora)
+    card["quantize"] = "4bit" if getattr(backbone.model, "is_quantized", False) else "none"
     if role in SCALAR_ROLES:
         card["score_bias"] = backbone.heads[role].bias.item()
     (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
@@ -128,7 +129,7 @@ def read_card(folder: str | Path) -> dict:
         raise DataError(f"{folder}: is not a checkpoint of minirlhf (no {CARD})") from None
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
-    needed = ["role", "base", "lora"]
+    needed = ["role", "base", "lora", "quantize"]
     if isinstance(card, dict) and card.get("role") in SCALAR_ROLES:
         needed.append("score_bias")
     for name in needed:
@@ -189,11 +190,11 @@ def _fill(weights: dict[str, torch.Tensor], state: dict[str, torch.Tensor], file
         weights[name] = state[name].to(weights[name])
 
 
-def open_checkpoint(folder: str | Path, role: str, quantize: str = "none") -> Backbone:
-    """Load a saved role together with the base that its card names."""
+def open_checkpoint(folder: str | Path, role: str) -> Backbone:
+    """Load a saved role with the base that its card names, in 4 bits if it was trained so."""
     card = read_card(folder)
     lora = None if card["lora"] is None else LoRA(**card["lora"])
-    backbone = load_backbone(card["base"], quantize=quantize, lora=lora)
+    backbone = load_backbone(card["base"], quantize=card["quantize"], lora=lora)
     load_role(backbone, role, folder)
     return backbone
 

@@ -68,7 +68,9 @@ def load_backbone(
     if quantize == "none":
         model = model.to(device)
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # any special token but EOS: a saved reward model is read at the last token that is no pad
+        spare = {*tokenizer.all_special_tokens} - {tokenizer.eos_token, tokenizer.bos_token}
+        tokenizer.pad_token = min(spare, default=tokenizer.eos_token)
     # A checkpoint's card gets this name; a path of this machine would be of no use on another.
     found = source if os.path.isdir(name) else name
     return Backbone(model, tokenizer, name=found, lora=lora, seed=seed)

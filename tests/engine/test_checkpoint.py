@@ -288,7 +288,10 @@ def test_missing_parts_are_refused(saved, new_backbone, lora):
         ("{", "cannot be read"),
         ("[]", "field 'role': is missing"),
         ('{"role": "policy", "lora": null}', "field 'base': is missing"),
-        ('{"role": "reward", "base": "micro", "lora": null}', "field 'score_bias': is missing"),
+        (
+            '{"role": "reward", "base": "micro", "lora": null, "quantize": "none"}',
+            "field 'score_bias': is missing",
+        ),
     ],
 )
 def test_a_damaged_card_is_refused(saved, new_backbone, lora, card, text):
@@ -338,3 +341,12 @@ def test_a_card_names_the_shipped_base_and_no_folder_of_this_machine(moonlet, tm
     shutil.copytree(moonlet, copied)
     same = load_backbone(str(copied), lora=LoRA(2, 4), device="cpu")
     load_role(same, "policy", tmp_path / "ppo")  # by name: the same base lies elsewhere here
+
+
+def test_the_card_remembers_how_the_base_was_quantised(backbone, tmp_path, monkeypatch):
+    backbone.add_role("policy")
+    save_role(backbone, "policy", tmp_path / "policy")
+    assert read_card(tmp_path / "policy")["quantize"] == "none"
+    monkeypatch.setattr(backbone.model, "is_quantized", True, raising=False)
+    save_role(backbone, "policy", tmp_path / "policy")
+    assert read_card(tmp_path / "policy")["quantize"] == "4bit"
