@@ -56,6 +56,8 @@ STAGES = {
     "ppo": ("run", "lora", "ppo"),
     "evaluate": ("run", "lora"),
 }
+# What stands on a stage: out of date once that stage is made anew.
+LATER = {"sft": ("reward", *POLICIES), "reward": tuple(POLICIES)}
 HELP = {
     "run": "all three stages in a row, then a table of answers and a report",
     "sft": "stage 1: fine-tune the base on demonstrations",
@@ -222,6 +224,9 @@ def stage_command(args: argparse.Namespace) -> None:
         report = write_report(folder, paper)
         show(run, results, answers)
         print(f"\nreport: {report}")
+    stale = [stage for stage in LATER.get(command, ()) if (folder / stage).is_dir()]
+    if stale:
+        print(f"note: {', '.join(stale)} came from the earlier {command}; make them again")
     print(f"{command} took {(time.perf_counter() - started) / 60:.1f} minutes; see {folder}")
 
 

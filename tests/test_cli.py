@@ -101,6 +101,14 @@ def test_a_stage_that_runs_again_replaces_its_own_part(data, tiny_flags, tmp_pat
     assert settings["ppo"]["updates"] == 2  # of the first call
 
 
+def test_a_stage_made_anew_names_what_came_from_the_old_one(finished, capsys):
+    capsys.readouterr()
+    assert main(["sft", "--name", "mine"]) == 0
+    assert "note: reward, ppo, ppo-ptx came from the earlier sft" in capsys.readouterr().out
+    assert main(["ppo", "--name", "mine"]) == 0
+    assert "note:" not in capsys.readouterr().out
+
+
 def test_evaluate_reports_the_policies_that_are_there(finished):
     """Without ppo-ptx/ there is no such row; it is not PPO's answers under another name."""
     shutil.rmtree(finished / "ppo-ptx")
