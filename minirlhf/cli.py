@@ -23,7 +23,7 @@ from minirlhf.engine.fetch import FetchError, fetch_smollm2, is_fetched
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.paths import data_folder
-from minirlhf.engine.records import DataError
+from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.rollout import sample
 from minirlhf.engine.settings import (
     MAX_SEED,
@@ -78,6 +78,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def build_parser() -> Parser:
+    """All commands with their flags; each setting's help has the paper's value beside ours."""
     parser = Parser(prog="minirlhf", description=DESCRIPTION)
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -190,34 +191,16 @@ def run_folder(name: str | None, model: str, fresh: bool) -> Path:
 
 
 def stage_command(args: argparse.Namespace) -> None:
-    """run, sft, reward, ppo and evaluate: each loads what it needs and does its part."""
+    """run goes through everything; the others load what they need and do their part."""
     command, started = args.command, time.perf_counter()
-    whole = command == "run"
     model = args.__dict__["run.model"]
     if model is None and args.settings:
         model = read_settings(args.settings).get("run", {}).get("model")
-    folder = run_folder(args.name, str(model or "moonlet-1m"), fresh=whole)
+    folder = run_folder(args.name, str(model or "moonlet-1m"), fresh=command == "run")
     earlier = folder / "settings.yaml"
-    settings = settings_from(args, earlier if not whole and earlier.is_file() else None)
+    settings = settings_from(args, earlier if command != "run" and earlier.is_file() else None)
     run = Run(folder, settings, bars)
-    if command in ("reward", "ppo", "evaluate"):
-        run.load("sft", "reference")
-    if command in ("ppo", "evaluate"):
-        run.load("reward", "reward")
-    if whole or command == "sft":
-        run.sft()
-    if whole or command == "reward":
-        run.reward()
-    answers = run.evaluate(run.task.systems) if whole or command == "evaluate" else []
-    for stage, name in POLICIES.items():
-        if whole or command == "ppo":
-            run.ppo(stage)
-        elif command == "evaluate" and (folder / stage).is_dir():
-            run.load(stage, "policy")
-        else:
-            continue
-        if answers:
-            answers += run.evaluate([System(name, "policy")])
+    answers = run.everything() if command == "run" else part_of(run, command)
     if answers:
         results = run.write_results(answers)
         paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
@@ -228,6 +211,28 @@ def stage_command(args: argparse.Namespace) -> None:
     if stale:
         print(f"note: {', '.join(stale)} came from the earlier {command}; make them again")
     print(f"{command} took {(time.perf_counter() - started) / 60:.1f} minutes; see {folder}")
+
+
+def part_of(run: Run, command: str) -> list[Answer]:
+    """One stage, or the answers of a run's checkpoints; each on what earlier commands left."""
+    if command == "sft":
+        run.sft()
+        return []
+    run.load("sft", "reference")
+    if command == "reward":
+        run.reward()
+        return []
+    run.load("reward", "reward")
+    if command == "ppo":
+        for stage in POLICIES:
+            run.ppo(stage)
+        return []
+    answers = run.evaluate(run.task.systems)
+    for stage, name in POLICIES.items():
+        if (run.folder / stage).is_dir():
+            run.load(stage, "policy")
+            answers += run.evaluate([System(name, "policy")])
+    return answers
 
 
 def show(run: Run, results: dict[str, Any], answers: list[Answer]) -> None:
@@ -296,21 +301,13 @@ def chat_command(args: argparse.Namespace) -> None:
     generator = torch.Generator(backbone.device).manual_seed(args.seed)
     spoken_to = folder if role != BASE else args.model
     print(f"talking to {spoken_to} ({role}); an empty line ends it")
-    turns: list[dict[str, str]] = []
+    history: list[str] = []
     while text := _ask():
-        turns.append({"role": "user", "content": text})
-        while True:
-            try:
-                ids = encoder.dialogue(turns, room=args.tokens)
-                break
-            except DataError:
-                if len(turns) == 1:
-                    raise
-                del turns[:2]
+        ids = encoder.prompt(Prompt(text, history=tuple(history)), room=args.tokens)
         batch = encoder.prompts([ids])
         rollout = sample(backbone, role, batch, args.tokens, generator, args.temperature)
         answer = encoder.text(rollout.response_ids, rollout.response_mask)[0]
-        turns.append({"role": "assistant", "content": answer})
+        history += [text, answer]
         print(f"{role}> {answer}")
 
 

@@ -163,6 +163,16 @@ class Run:
         ppo.adopt_average()
         save_role(self.backbone, "policy", self.folder / stage)
 
+    def everything(self) -> list[Answer]:
+        """SFT, reward model, PPO and PPO-ptx in a row; returns the answers of all systems."""
+        self.sft()
+        self.reward()
+        answers = self.evaluate(self.task.systems)
+        for stage, name in POLICIES.items():
+            self.ppo(stage)
+            answers += self.evaluate([System(name, "policy")])
+        return answers
+
     def load(self, stage: str, role: str) -> None:
         """Take a role from this run's folder, as an earlier command left it."""
         load_role(self.backbone, role, self.folder / stage)
@@ -213,17 +223,3 @@ class Run:
             return {}
         rows = [r for r in read_metrics(self.metrics.path) if "valid_pair_accuracy" in r]
         return {"pair_accuracy": rows[-1]["valid_pair_accuracy"]} if rows else {}
-
-
-def run_all(
-    folder: str | Path, settings: Settings, progress: Progress = no_progress
-) -> tuple[Run, dict[str, Any], list[Answer]]:
-    """SFT, reward model, PPO and PPO-ptx in a row; returns the run, its results and answers."""
-    run = Run(folder, settings, progress)
-    run.sft()
-    run.reward()
-    answers = run.evaluate(run.task.systems)
-    for stage, name in POLICIES.items():
-        run.ppo(stage)
-        answers += run.evaluate([System(name, "policy")])
-    return run, run.write_results(answers), answers

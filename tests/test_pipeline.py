@@ -14,7 +14,7 @@ from minirlhf.engine.records import DataError, Prompt, Ranking
 from minirlhf.engine.rollout import response_logprobs, sample, score_texts
 from minirlhf.evaluation import evaluate
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
-from minirlhf.pipeline import POLICIES, Run, RunConfig, Settings, run_all
+from minirlhf.pipeline import POLICIES, Run, RunConfig, Settings, no_progress
 from minirlhf.stages.ppo import PPOConfig
 from minirlhf.stages.reward import RewardConfig
 from minirlhf.stages.sft import SFTConfig
@@ -35,6 +35,12 @@ def settings(data, micro_folder):
             updates=1, rollout_batch_size=4, max_new_tokens=8, ptx_coef=0.5, ptx_length=16
         ),
     )
+
+
+def run_all(folder, settings, progress=no_progress):
+    run = Run(folder, settings, progress)
+    answers = run.everything()
+    return run, run.write_results(answers), answers
 
 
 # The run ----------------------------------------------------------------------------------------

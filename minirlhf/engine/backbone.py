@@ -152,8 +152,11 @@ class Backbone:
         return head.to(self.device).requires_grad_(False)
 
     def switch(self, role: str) -> None:
-        """Make `role` the one that the next forward pass uses. Run its backward pass before the
-        next switch: a switched-off adapter takes no gradient."""
+        """Make `role` the one that the next forward pass uses.
+
+        A graph made before the switch keeps its own adapter; but a pass that is recomputed in
+        backward (checkpointing) would see the new one, so run backward before the next switch.
+        """
         if role == self._active:
             return
         if role not in self.roles:

@@ -18,6 +18,7 @@ CHAT_TEMPLATE = (
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
+ROLES = ("user", "assistant")  # they take turns, the user first
 
 
 class PromptBatch(NamedTuple):
@@ -74,15 +75,18 @@ class Encoder:
         return self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
 
     def prompt(self, prompt: Prompt, room: int = 0) -> list[int]:
-        """Token ids of a prompt in the chat template, the assistant's turn opened.
+        """Token ids of a prompt with its history in the chat template, the assistant's turn opened.
 
-        Raises DataError, naming the prompt's line, where it leaves no `room` for a response.
+        The oldest turns of a long history are left out, so that the response has `room`.
+        Raises DataError, naming the prompt's line, where the prompt alone leaves no room.
         """
-        return self.dialogue([{"role": "user", "content": prompt.prompt}], prompt, room)
-
-    def dialogue(self, messages, record: Prompt | None = None, room: int = 0) -> list[int]:
-        """Token ids of a dialogue that ends with the user's turn."""
-        return self._within_limit(self._ids(self._render(messages, open_turn=True)), record, room)
+        texts = [*prompt.history, prompt.prompt]
+        messages = [{"role": ROLES[i % 2], "content": text} for i, text in enumerate(texts)]
+        for start in range(0, len(messages), 2):
+            ids = self._ids(self._render(messages[start:], open_turn=True))
+            if len(ids) + room <= self.limit:
+                return ids
+        return self._within_limit(ids, prompt, room)
 
     def plain(self, text: str, room: int = 0) -> list[int]:
         """Token ids of bare text, as the pretrained base gets it."""

@@ -14,42 +14,69 @@ class DataError(ValueError):
     """Bad input, said in one line: ``FILE:LINE: field 'x': what is wrong``."""
 
 
-def _require_text(name: str, value: Any) -> None:
+def require_text(name: str, value: Any) -> None:
     if not isinstance(value, str):
         raise DataError(f"field '{name}': must be text, is {type(value).__name__}")
     if not value.strip():
         raise DataError(f"field '{name}': is empty")
 
 
+def require_history(record: Any) -> None:
+    history = record.history
+    if not isinstance(history, (list, tuple)):
+        raise DataError(f"field 'history': must be a list, is {type(history).__name__}")
+    object.__setattr__(record, "history", tuple(history))
+    for i, message in enumerate(history):
+        if i % 2 == 0:
+            require_text("history", message)
+        elif not isinstance(message, str):  # an assistant may have said nothing
+            raise DataError(f"field 'history': message {i + 1} is not text")
+    if len(history) % 2:
+        raise DataError(
+            f"field 'history': has {len(history)} messages; user and assistant take turns, "
+            "so their number is even"
+        )
+
+
 @dataclass(frozen=True)
 class Prompt:
     """A question or instruction without an answer, as PPO needs it.
 
-    `where` (FILE:LINE) is filled by `read_records`, so that a later complaint can name the line.
+    `history`: what was said before in a dialogue, user and assistant in turn; `prompt` is the
+    user's next message. `where` (FILE:LINE) is filled by `read_records`, so that a later complaint
+    can name the line.
     """
 
     prompt: str
     id: str = ""
     use_case: str = ""
+    history: tuple[str, ...] = ()
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self):
-        _require_text("prompt", self.prompt)
+        require_text("prompt", self.prompt)
+        require_history(self)
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A prompt with one response written by a person, as SFT needs it."""
+    """A prompt with one response written by a person, as SFT needs it.
+
+    The loss counts the response alone: a dialogue of n turns is n demonstrations, each with the
+    turns before it as `history`.
+    """
 
     prompt: str
     response: str
     id: str = ""
     use_case: str = ""
+    history: tuple[str, ...] = ()
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self):
-        _require_text("prompt", self.prompt)
-        _require_text("response", self.response)
+        require_text("prompt", self.prompt)
+        require_history(self)
+        require_text("response", self.response)
 
 
 @dataclass(frozen=True)
@@ -68,10 +95,12 @@ class Ranking:
     reason: str = ""
     id: str = ""
     use_case: str = ""
+    history: tuple[str, ...] = ()
     where: str = field(default="", compare=False, repr=False)
 
     def __post_init__(self):
-        _require_text("prompt", self.prompt)
+        require_text("prompt", self.prompt)
+        require_history(self)
         for name in ("responses", "ranks"):
             value = getattr(self, name)
             if not isinstance(value, (list, tuple)):
@@ -156,7 +185,7 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
 def as_rows(records: list[Record]) -> list[dict]:
     """The records as plain dicts, without `where` and without empty optional fields."""
     return [
-        {k: v for k, v in dataclasses.asdict(r).items() if k != "where" and v != ""}
+        {k: v for k, v in dataclasses.asdict(r).items() if k != "where" and v not in ("", ())}
         for r in records
     ]
 

@@ -30,6 +30,14 @@ class System:
     suffix: str = "\n"
     stop: str = ""
 
+    def plain(self, prompt: Prompt) -> str:
+        """The text that a base goes on from; a dialogue's earlier turns are written alike."""
+        opening = self.prefix.rpartition("\n")[2]
+        joint = "\n\n" if opening else "\n"
+        turns = zip(prompt.history[::2], prompt.history[1::2], strict=True)
+        said = "".join(f"{user}{self.suffix} {answer}{joint}{opening}" for user, answer in turns)
+        return self.prefix + said + prompt.prompt + self.suffix
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -69,8 +77,7 @@ def answer_prompts(
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
         if system.role == BASE:
-            texts = [system.prefix + p.prompt + system.suffix for p in part]
-            ids = [encoder.plain(text, max_new_tokens) for text in texts]
+            ids = [encoder.plain(system.plain(p), max_new_tokens) for p in part]
         else:
             ids = [encoder.prompt(p, max_new_tokens) for p in part]
         batch = encoder.prompts(ids)

@@ -425,11 +425,15 @@ class PPO:
         return rows.split(self.config.microbatch_size)
 
     def _endless(self, count: int) -> Iterator[int]:
-        """Indices in random order, each once before any comes again."""
+        """Indices in random order, each once before any comes again.
+
+        The order is drawn by a generator of its own, so that PPO and PPO-ptx ask the same prompts.
+        """
         if count == 0:
             raise DataError("prompts: there are none")
+        generator = torch.Generator().manual_seed(self.config.seed)
         while True:
-            yield from torch.randperm(count, generator=self.generator).tolist()
+            yield from torch.randperm(count, generator=generator).tolist()
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -30,15 +30,30 @@ def plain_tokenizer(tokenizer, micro_folder):
 
 
 def test_dialogue_reads_as_the_template_says(encoder, tokenizer):
-    turns = [
-        {"role": "user", "content": "What is Io?"},
-        {"role": "assistant", "content": "A moon."},
-        {"role": "user", "content": "Of what?"},
-    ]
-    text = tokenizer.decode(encoder.dialogue(turns))
-    assert text == (
+    prompt = Prompt("Of what?", history=("What is Io?", "A moon."))
+    assert tokenizer.decode(encoder.prompt(prompt)) == (
         "User: What is Io?\nAssistant: A moon.<|endoftext|>\nUser: Of what?\nAssistant:"
     )
+
+
+def test_a_long_dialogue_loses_its_oldest_turns_first(encoder, tokenizer):
+    history = [text for i in range(9) for text in (f"Question {i} of nine?", f"Answer {i}.")]
+    whole = tokenizer.decode(encoder.prompt(Prompt("And now?", history=history[-4:])))
+    room = 128 - len(encoder.prompt(Prompt("And now?", history=history[-4:])))
+    cut = encoder.prompt(Prompt("And now?", history=history), room=room)
+    assert tokenizer.decode(cut) == whole
+    with pytest.raises(DataError, match=r"field 'prompt': has \d+ tokens; with 128"):
+        encoder.prompt(Prompt("And now?", history=history), room=128)
+
+
+def test_a_dialogue_is_learned_turn_by_turn_and_on_the_assistants_words_alone(encoder, tokenizer):
+    talk = ["What is Io?", "A moon.", "Of what?", "Jupiter.", "Thanks!", "You are welcome."]
+    learned = ""
+    for i in range(0, len(talk), 2):
+        turn = Demonstration(talk[i], talk[i + 1], history=tuple(talk[:i]))
+        batch = encoder.sequences([encoder.pair(turn, turn.response)])
+        learned += tokenizer.decode(batch.input_ids[batch.response_mask])
+    assert learned == "".join(f" {said}<|endoftext|>" for said in talk[1::2])
 
 
 def test_prompt_and_response_join_to_what_the_template_writes(encoder, tokenizer, demonstrations):

