@@ -22,7 +22,7 @@ FLOORS = {
 }
 # Arrows between rooms of one floor: a room, or one module of it
 ALLOWED = {
-    "world": {"engine.records", "engine.paths"},
+    "world": {"engine.records", "engine.paths", "labeling"},
     "labeling": {"engine.records", "engine.paths"},
     "pipeline": {"tasks", "presets"},
     "cli": {"pipeline", "tasks", "presets"},
