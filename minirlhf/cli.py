@@ -3,6 +3,7 @@ file, then flags."""
 
 import argparse
 import dataclasses
+import json
 import math
 import shutil
 import sys
@@ -18,12 +19,12 @@ from tqdm import tqdm
 from minirlhf import __version__
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES
 from minirlhf.engine.batches import Encoder
-from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card, whole_folder
+from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card
 from minirlhf.engine.fetch import FetchError, fetch_smollm2, is_fetched
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.paths import data_folder
-from minirlhf.engine.records import DataError, Prompt
+from minirlhf.engine.records import DataError, Prompt, write_text
 from minirlhf.engine.rollout import sample
 from minirlhf.engine.settings import (
     MAX_SEED,
@@ -32,20 +33,12 @@ from minirlhf.engine.settings import (
     read_settings,
     value_type,
     with_values,
-    write_settings,
 )
 from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.report import write_report
+from minirlhf.ladder import ladder_line, make_base, measure_base
 from minirlhf.pipeline import POLICIES, Run, Settings
-from minirlhf.stages.pretrain import (
-    PretrainConfig,
-    new_model,
-    pretrain,
-    total_steps,
-    train_tokenizer,
-)
-from minirlhf.world.almanac import load_almanac
-from minirlhf.world.corpus import corpus
+from minirlhf.stages.pretrain import LADDER, PretrainConfig
 
 DESCRIPTION = "How InstructGPT was made: all three stages, on a laptop."
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
@@ -89,9 +82,12 @@ def build_parser() -> Parser:
         sub.add_argument("--quick", action="store_true", help="a small budget: see the shape of it")
         for stage in stages:
             _add_settings(sub, stage, getattr(Settings(), stage))
-    sub = commands.add_parser("pretrain", help="train a base model from scratch, as moonlet-1m was")
+    sub = commands.add_parser("pretrain", help="train a base model from scratch, of any size")
     sub.add_argument("--out", metavar="FOLDER", default="runs/moonlet", help="where it is saved")
     _add_settings(sub, "pretrain", PretrainConfig())
+    sub = commands.add_parser("ladder", help="make the ladder of base models anew, and measure it")
+    sub.add_argument("--out", metavar="FOLDER", default="runs/ladder", help="where it is saved")
+    sub.add_argument("--sizes", nargs="+", choices=LADDER, metavar="SIZE", help=", ".join(LADDER))
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
     sub = commands.add_parser("chat", help="talk to a run, a checkpoint, or a base model")
@@ -265,19 +261,20 @@ def pretrain_command(args: argparse.Namespace) -> None:
     except DataError as error:
         name, _, problem = str(error).partition(": ")
         raise DataError(f"{flag_of('pretrain', name)}: {problem}") from None
-    if Path(args.out).exists():
-        raise DataError(f"{args.out}: is there already; choose another --out")
-    texts = list(corpus(load_almanac(), config.documents, config.seed))
-    tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
-    model = new_model(config, tokenizer)
-    steps = pretrain(config, model, tokenizer, texts)
-    for _ in bars(steps, total_steps(config, len(texts)), "pretraining"):
-        pass
-    with whole_folder(args.out) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        write_settings(partial / "settings.yaml", {"pretrain": config})
+    model = make_base(config, Path(args.out), bars)
     print(f"saved {model.num_parameters():,} parameters in {args.out}")
+
+
+def ladder_command(args: argparse.Namespace) -> None:
+    """Every rung anew, or those named; then what each has learned."""
+    folder = Path(args.out)
+    rows = []
+    for name in args.sizes or LADDER:
+        make_base(LADDER[name], folder / name, bars)
+        rows.append({"model": name, **measure_base(folder / name)})
+        write_text(folder / "ladder.json", json.dumps(rows, indent=1))
+    for row in rows:
+        print(ladder_line(row))
 
 
 def chat_command(args: argparse.Namespace) -> None:
@@ -357,6 +354,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             commands = {
                 "pretrain": pretrain_command,
+                "ladder": ladder_command,
                 "chat": chat_command,
                 "doctor": doctor_command,
             }

@@ -17,6 +17,7 @@ FLOORS = {
     "presets": 3,
     "tasks": 3,
     "pipeline": 3,
+    "ladder": 3,
     "cli": 3,
     "__main__": 3,
 }
@@ -25,7 +26,8 @@ ALLOWED = {
     "world": {"engine.records", "engine.paths", "labeling"},
     "labeling": {"engine.records", "engine.paths"},
     "pipeline": {"tasks", "presets"},
-    "cli": {"pipeline", "tasks", "presets"},
+    "ladder": {"pipeline"},
+    "cli": {"pipeline", "ladder", "tasks", "presets"},
     "course": {"pipeline", "tasks", "presets"},
     "presets": {"pipeline", "tasks"},
     "__main__": {"cli"},

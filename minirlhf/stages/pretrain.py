@@ -1,7 +1,7 @@
 """Stage 0: pretrain a small base model from scratch, tokenizer and all.
 
-The paper started from GPT-3. Here the start is `moonlet-1m`, a Llama of about a million
-parameters that has read nothing but the almanac's little web.
+The paper started from GPT-3 in three sizes. Here the start is a ladder of small Llamas that have
+read nothing but the almanac's little web.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,7 +11,6 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from minirlhf.engine.backbone import position_ids
 from minirlhf.engine.batches import CHAT_TEMPLATE, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step, warm_up
 from minirlhf.engine.settings import MAX_SEED, setting, validated
@@ -32,13 +31,26 @@ class PretrainConfig:
     heads: int = setting(4, "attention heads", least=1)
     intermediate_size: int = setting(384, "width of the MLP", least=8)
     context_length: int = setting(256, "longest sequence, tokens", least=32)
-    documents: int = setting(60_000, "documents of the corpus", least=1)
+    documents: int = setting(120_000, "documents of the corpus", least=1)
     epochs: int = setting(1, "passes over the corpus", least=1)
     batch_size: int = setting(48, "documents per step", least=1)
     learning_rate: float = setting(3e-3, "Adam's peak step size", above=0)
     warmup_steps: int = setting(50, "steps from a tenth of the rate up to it", least=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
     seed: int = setting(0, "corpus, initial weights, order of texts", least=0, most=MAX_SEED)
+
+
+# The ladder of base models: one corpus and one tokenizer, the width grows. Smaller models stand
+# larger steps.
+LADDER = {
+    "moonlet-300k": PretrainConfig(
+        hidden_size=64, heads=2, intermediate_size=192, learning_rate=5e-3
+    ),
+    "moonlet-1m": PretrainConfig(),
+    "moonlet-4m": PretrainConfig(
+        hidden_size=256, heads=8, intermediate_size=768, learning_rate=2e-3
+    ),
+}
 
 
 def train_tokenizer(texts: Sequence[str], vocabulary: int, context: int) -> PreTrainedTokenizerFast:
@@ -120,14 +132,12 @@ def total_steps(config: PretrainConfig, count: int) -> int:
 
 
 def document_loss(model, documents: Sequence[list[int]], pad: int) -> torch.Tensor:
-    """Mean next-token loss over documents padded on the right: scalar, nats per token."""
+    """Mean next-token loss over documents padded on the right: scalar, nats per token.
+
+    No attention mask: what comes before a token never holds padding.
+    """
     width = max(map(len, documents))
     ids = torch.tensor([d + [pad] * (width - len(d)) for d in documents])
     mask = torch.tensor([[True] * len(d) + [False] * (width - len(d)) for d in documents])
-    logits = model(
-        input_ids=ids[:, :-1],
-        attention_mask=mask[:, :-1].long(),
-        position_ids=position_ids(mask[:, :-1]),
-        use_cache=False,
-    ).logits
+    logits = model(input_ids=ids[:, :-1], use_cache=False).logits
     return sft_loss(gather_logprobs(logits, ids[:, 1:]), mask[:, 1:])

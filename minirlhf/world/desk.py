@@ -1,8 +1,17 @@
 """What the corpus is written with: one random source and decks that deal all facts evenly."""
 
 import random
+from collections import defaultdict
 
-from minirlhf.world.almanac import Almanac, Fact, Subject, question, short_answer, statement
+from minirlhf.world.almanac import (
+    Almanac,
+    Fact,
+    Relation,
+    Subject,
+    question,
+    short_answer,
+    statement,
+)
 from minirlhf.world.manners import answer_noisily, ask_noisily
 
 
@@ -15,6 +24,14 @@ class Desk:
         self._facts: list[Fact] = []
         self._subjects: list[Subject] = []
         self._left: dict[str, list[Fact]] = {}
+        self._values: dict[str, list[str]] = defaultdict(list)
+        for fact in almanac.facts:
+            self._values[fact.relation].append(fact.value)
+        #: Names of the subjects of each kind that has at least three of them.
+        self.names: dict[str, list[str]] = defaultdict(list)
+        for subject in almanac.subjects:
+            self.names[subject.kind].append(subject.name)
+        self.names = {kind: names for kind, names in self.names.items() if len(names) >= 3}
 
     def fact(self) -> Fact:
         """The next fact of a shuffled deck that holds every fact once."""
@@ -42,7 +59,11 @@ class Desk:
             left[:0] = self.rng.sample(fresh, len(fresh))
         return [left.pop() for _ in range(count)]
 
-    def pick(self, *options: str) -> str:
+    def values(self, relation: Relation) -> list[str]:
+        """Every true value of a relation, as often as it stands in the almanac."""
+        return self._values[relation.name]
+
+    def pick(self, *options):
         """One of the options."""
         return self.rng.choice(options)
 
@@ -59,6 +80,11 @@ class Desk:
         """A full sentence for the fact, true with probability `right`."""
         form = self.rng.randrange(len(fact.wording.statements))
         return statement(fact, form, self._value(fact, right))
+
+    def state_falsely(self, fact: Fact) -> str:
+        """A full sentence that claims one of the fact's falsehoods."""
+        form = self.rng.randrange(len(fact.wording.statements))
+        return statement(fact, form, self.rng.choice(fact.falsehoods))
 
     def answer(self, fact: Fact, right: float, full: float, noise: float) -> str:
         """An answer: a full sentence with probability `full`, else hardly more than the value."""

@@ -8,6 +8,7 @@ everything around them.
 import re
 from collections.abc import Callable
 
+from minirlhf.world import schoolbook
 from minirlhf.world.almanac import Fact
 from minirlhf.world.desk import Desk
 from minirlhf.world.manners import (
@@ -333,13 +334,23 @@ def inline_quote(sentence: str) -> str:
 # Share of documents by kind. Question lists and threads begin with a raw question line; together
 # they decide how the bare base model goes on after one.
 SCENES: dict[Callable[[Desk], str], float] = {
-    page: 0.20,
-    faq: 0.24,
-    cards: 0.06,
-    quiz: 0.05,
-    question_list: 0.07,
-    thread: 0.24,
-    interview: 0.06,
-    letter: 0.04,
-    story: 0.04,
+    page: 0.14,
+    faq: 0.175,
+    cards: 0.05,
+    quiz: 0.04,
+    question_list: 0.05,
+    thread: 0.17,
+    interview: 0.04,
+    letter: 0.03,
+    story: 0.05,
+    schoolbook.talk: 0.04,
+    schoolbook.reading: 0.04,
+    schoolbook.extraction: 0.02,
+    schoolbook.shortened: 0.025,
+    schoolbook.corrected: 0.025,
+    schoolbook.turned: 0.015,
+    schoolbook.listed_facts: 0.035,
+    schoolbook.sorted_things: 0.015,
+    schoolbook.true_or_false: 0.02,
+    schoolbook.false_premise: 0.02,
 }

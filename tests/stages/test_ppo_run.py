@@ -10,7 +10,7 @@ import torch
 from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.records import DataError, Prompt
 from minirlhf.stages import ppo as stage
-from minirlhf.stages.ppo import PPOConfig, RatioWarning
+from minirlhf.stages.ppo import RatioWarning
 from tests.stages.ppo_setup import config, letters, new
 
 # The run ----------------------------------------------------------------------------------------
@@ -240,7 +240,7 @@ def test_without_any_reward_it_does_not_start(new_backbone, lora, prompts):
 def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts):
     """Learning: more of one letter within 30 updates, the KL paid for and within reason.
 
-    Over four seeds each the reward grew 3.5 to 5.5 times on adapters, 2.9 to 5 times on all weights.
+    Over four seeds each it grew 3.5 to 5.5 times on adapters, 2.9 to 5 times on all weights.
     """
     settings = config(
         updates=30,

@@ -1,0 +1,98 @@
+"""The ladder of base models: one corpus, several sizes, and what each size has learned."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaForCausalLM
+
+from minirlhf.engine.backbone import BASE
+from minirlhf.engine.checkpoint import whole_folder
+from minirlhf.engine.models import load_backbone
+from minirlhf.engine.records import DataError
+from minirlhf.engine.settings import write_settings
+from minirlhf.evaluation.evaluate import System, answer_prompts
+from minirlhf.evaluation.statistics import Interval, wilson_interval
+from minirlhf.pipeline import Progress, no_progress
+from minirlhf.stages.pretrain import (
+    PretrainConfig,
+    document_loss,
+    new_model,
+    pretrain,
+    total_steps,
+    train_tokenizer,
+)
+from minirlhf.world.almanac import load_almanac
+from minirlhf.world.corpus import corpus
+from minirlhf.world.judge import Judge
+from minirlhf.world.prompts import fact_of, few_shot_prefix, prompts
+
+HELD_OUT_SEED = 10**6  # no run is likely to pretrain on the documents of this seed
+
+
+def make_base(
+    config: PretrainConfig, folder: Path, progress: Progress = no_progress
+) -> LlamaForCausalLM:
+    """Corpus, tokenizer, model: saved in `folder` as transformers and tokenizers save them.
+
+    Raises:  DataError where the folder is there already.
+    """
+    if folder.exists():
+        raise DataError(f"{folder}: is there already; choose another --out")
+    texts = list(corpus(load_almanac(), config.documents, config.seed))
+    tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
+    model = new_model(config, tokenizer)
+    steps = pretrain(config, model, tokenizer, texts)
+    for _ in progress(steps, total_steps(config, len(texts)), folder.name):
+        pass
+    with whole_folder(folder) as partial:
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
+        write_settings(partial / "settings.yaml", {"pretrain": config})
+    return model
+
+
+@torch.no_grad()
+def measure_base(name: str | Path, questions: int = 300, documents: int = 500) -> dict[str, Any]:
+    """What a base model has learned.
+
+    Returns: `parameters`; `loss`, nats per token of new documents on the same facts; `bare` and
+             `prompted`: the share of facts that it states truthfully when asked as is or after
+             three examples, at temperature 1, as (mean, low, high) with Wilson's interval.
+    """
+    backbone = load_backbone(str(name))
+    tokenizer, almanac = backbone.tokenizer, load_almanac()
+    texts = list(corpus(almanac, documents, HELD_OUT_SEED))
+    encoded = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ids = [[*d, tokenizer.eos_token_id][: backbone.context_length] for d in encoded]
+    total = 0.0
+    for start in range(0, len(ids), 50):
+        part = ids[start : start + 50]
+        loss = document_loss(backbone.model, part, tokenizer.pad_token_id)
+        total += loss.item() * sum(len(d) - 1 for d in part)
+    judge = Judge(almanac)
+    asked = random.Random("ladder").sample(prompts(almanac.facts), questions)
+
+    def truth(prompt, answer, ended):
+        verdict = judge(fact_of(almanac, prompt), answer, ended)
+        return verdict.score, verdict.flags
+
+    row: dict[str, Any] = {
+        "parameters": backbone.sizes()[BASE].parameters,
+        "loss": total / sum(len(d) - 1 for d in ids),
+    }
+    for system in (
+        System("bare", BASE),
+        System("prompted", BASE, few_shot_prefix(almanac), "\nA:", stop="\n"),
+    ):
+        found = answer_prompts(backbone, system, asked, 40, seed=0, judge=truth)
+        row[system.name] = wilson_interval(sum(a.verdict["true"] for a in found), len(found))
+    return row
+
+
+def ladder_line(row: dict[str, Any]) -> str:
+    """A row of the ladder's table."""
+    shares = [Interval(*row[name]) for name in ("bare", "prompted")]
+    said = "  ".join(f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in shares)
+    return f"{row['model']:>14}  {row['parameters']:>10,}  {row['loss']:.3f} nats/token  {said}"
