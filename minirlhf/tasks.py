@@ -18,7 +18,7 @@ from minirlhf.world.almanac import Almanac, load_almanac, split_facts
 from minirlhf.world.corpus import corpus
 from minirlhf.world.demonstrations import demonstrations
 from minirlhf.world.judge import Judge
-from minirlhf.world.labelers import default_labelers
+from minirlhf.world.labelers import label, training_labelers
 from minirlhf.world.prompts import fact_of, few_shot_prefix, held_out_prompts, prompts
 
 RankFunction = Callable[[Backbone, int, int], list[Ranking]]
@@ -96,7 +96,7 @@ def _with_moon_first(held_out: Sequence[Prompt], almanac: Almanac) -> tuple[list
 
 def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
     """Labelers rank K = 4 to 9 answers that the SFT model and the prompted base gave."""
-    labelers = default_labelers(judge)
+    labelers = training_labelers()
     train, _ = split_facts(almanac)
     prefix = few_shot_prefix(almanac)
 
@@ -110,9 +110,11 @@ def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
         given = _answers_of_both(backbone, drawn, prefix, seed)
         rankings = []
         for prompt in asked:
-            texts, ended = zip(*given.pop(prompt.id), strict=True)
+            answered, fact = given.pop(prompt.id), fact_of(almanac, prompt)
+            texts = tuple(text for text, _ in answered)
+            found = [judge(fact, *answer).findings for answer in answered]
             labeler = rng.choice(labelers)
-            ranks = tuple(labeler.rank(fact_of(almanac, prompt), texts, ended))
+            ranks = tuple(form.rank for form in label(labeler, prompt.id, texts, found))
             if len(set(ranks)) > 1:  # a ranking of ties alone holds no pair
                 rankings.append(Ranking(prompt.prompt, texts, ranks, labeler.name, id=prompt.id))
         return rankings[:count]

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from minirlhf.world.almanac import Almanac, Fact, question, statement
+from minirlhf.world.findings import Findings
 from minirlhf.world.manners import is_rude
 from minirlhf.world.text import contains, listed, normalise, sentences
 
@@ -65,6 +66,25 @@ class Verdict:
     def score(self) -> float:
         """Weighted sum of the findings, in [0, 1]."""
         return round(sum(WEIGHTS[name] for name, found in self.flags.items() if found), 6)
+
+    @property
+    def findings(self) -> Findings:
+        """The verdict on the paper's three counts, as labelers see it.
+
+        A false answer to a question helps less, so truth is one of four parts of `helpful`; with
+        the weights of training, where helpfulness comes first, this gives exactly `score`.
+        """
+        parts = (self.on_topic, self.true, self.complete, self.ended)
+        flags = {
+            "fails_instruction": not self.on_topic,
+            "inappropriate_for_assistant": not self.polite,
+        }
+        return Findings(
+            sum(parts) / 4,
+            float(self.true),
+            float(self.polite),
+            tuple(flag for flag, fits in flags.items() if fits),
+        )
 
 
 class Judge:

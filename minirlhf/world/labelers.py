@@ -1,83 +1,153 @@
-"""Simulated labelers: the gold judge's view, bent by taste and noise, on a scale of 1 to 7."""
+"""Simulated labelers: what there is to find in an answer, bent by taste, severity and noise."""
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from minirlhf.world.almanac import Fact
-from minirlhf.world.judge import WEIGHTS, Judge
+from minirlhf.labeling.forms import FLAGS, Form
+from minirlhf.world.findings import EVALUATION, TRAINING, Findings
 
-# Labelers weigh what an answer does in their own way; the judge's weights are the middle.
-_TASTE = 0.15  # standard deviation of a labeler's weights, relative
-_NOISE = (0.19, 0.30)  # per answer, in units of the judge's score (0..1)
-_LENGTH = 0.04  # per doubling of the length beyond ten words; ST found labelers like length
+INSTRUCTIONS = {"training": TRAINING, "evaluation": EVALUATION}
+
+# How the labelers of one group differ. Set once so that two of them agree about as often as the
+# paper says, and never fitted to a seed: 72.6 % for training labelers, 77.3 % for held-out ones.
+# The paper does not say why those who were not screened agree more; here they are less noisy.
+TASTE = 0.20  # standard deviation of what a count is worth to somebody, relative
+TRAINING_NOISE = (0.17, 0.27)  # standard deviation of an impression, which is in 0..1
+HELD_OUT_NOISE = (0.14, 0.22)
+SEVERITY = 0.6  # standard deviation, in points of the scale from 1 to 7
+SPREAD = (0.8, 1.2)
+LENGTH = 0.04  # per doubling of the length beyond ten words; ST found that labelers like length
+MISS = (0.05, 0.30)
+FALSE_ALARM = (0.0, 0.04)
 
 
 @dataclass(frozen=True)
 class Labeler:
     """One simulated person.
 
-    `weights`: what each finding is worth to them (sums to 1); `noise`: standard deviation of a
-    rating's error in score units; `length_preference`: score units per doubling of the number of
-    words, zero at ten words, flat below three and above forty.
+    `taste`: what helpful, truthful and harmless are worth to them, as factors on the weights of
+    the instructions; `noise`: standard deviation of an impression's error, impressions being in
+    about 0..1; `severity`: points that they take off the scale from 1 to 7; `spread`: points of
+    theirs per point of others'; `length_preference`: impression per doubling of the number of
+    words, zero at ten words, flat below three and above forty; `miss` and `false_alarm`: for
+    each flag the chance not to see one that fits, and to see one that does not (0 if left out).
 
-    The same labeler rates the same answer to the same question the same, whenever asked: the
-    noise is drawn from a hash of these, not from a running generator.
+    Nothing is drawn from a running generator: the error belongs to labeler, prompt and answer,
+    so that the same labeler says the same whenever asked.
     """
 
     name: str
-    judge: Judge = field(repr=False)
-    weights: dict[str, float]
+    taste: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(TRAINING, 1.0))
     noise: float = 0.0
+    severity: float = 0.0
+    spread: float = 1.0
     length_preference: float = 0.0
+    miss: Mapping[str, float] = field(default_factory=dict)
+    false_alarm: Mapping[str, float] = field(default_factory=dict)
     seed: int = 0
 
-    def rate(self, fact: Fact, answer: str, ended: bool = True) -> int:
-        """Overall quality from 1 (worst) to 7 (best), as on the paper's form."""
-        return min(7, max(1, round(1 + 6 * self._impression(fact, answer, ended))))
+    def weights(self, instructions: str = "training") -> dict[str, float]:
+        """What each count is worth to this labeler under the instructions; they add up to 1.
 
-    def rank(
-        self, fact: Fact, responses: Sequence[str], ended: Sequence[bool] | None = None
-    ) -> list[int]:
-        """Ranks of the responses: 1 = best, equal ratings tie, no gaps.
-
-        Raises:  ValueError where `ended` has another length than `responses`.
+        Raises:  ValueError for instructions that are not in INSTRUCTIONS.
         """
-        ended = [True] * len(responses) if ended is None else ended
-        if len(ended) != len(responses):
-            raise ValueError(f"{len(responses)} responses but {len(ended)} entries in ended")
-        ratings = [self.rate(fact, r, e) for r, e in zip(responses, ended, strict=True)]
-        order = sorted(set(ratings), reverse=True)
-        return [order.index(rating) + 1 for rating in ratings]
-
-    def _impression(self, fact: Fact, answer: str, ended: bool) -> float:
-        flags = self.judge(fact, answer, ended).flags
-        score = sum(self.weights[name] for name, found in flags.items() if found)
-        words = min(40, max(3, len(answer.split())))
-        score += self.length_preference * math.log2(words / 10)
-        rng = random.Random(f"{self.seed}/{self.name}/{fact.id}/{ended}/{answer}")
-        return score + rng.gauss(0.0, self.noise)
-
-
-def default_labelers(judge: Judge, n: int = 8, seed: int = 0) -> list[Labeler]:
-    """`n` labelers who differ in weights, noise and love of length.
-
-    Two of them agree on about 73 % of the pairs that both put in an order, as in the paper.
-    """
-    rng = random.Random(f"labelers/{seed}")
-    people = []
-    for i in range(n):
-        raw = {name: w * max(0.1, rng.gauss(1.0, _TASTE)) for name, w in WEIGHTS.items()}
-        total = sum(raw.values())
-        people.append(
-            Labeler(
-                f"labeler-{i + 1:02d}",
-                judge,
-                {name: w / total for name, w in raw.items()},
-                rng.uniform(*_NOISE),
-                rng.gauss(_LENGTH, _LENGTH / 2),
-                seed,
+        if instructions not in INSTRUCTIONS:
+            raise ValueError(
+                f"instructions are {' or '.join(INSTRUCTIONS)}, there are no {instructions!r}"
             )
-        )
-    return people
+        raw = {name: w * self.taste[name] for name, w in INSTRUCTIONS[instructions].items()}
+        return {name: worth / sum(raw.values()) for name, worth in raw.items()}
+
+
+def label(
+    labeler: Labeler,
+    prompt_id: str,
+    answers: Sequence[str],
+    findings: Sequence[Findings],
+    instructions: str = "training",
+) -> list[Form]:
+    """The forms that a labeler fills in for all answers to one prompt.
+
+    Ratings and ranks come from one impression, in 0..1 or a little beyond. A rating is
+    4 + spread * 6 * (impression - 1/2) - severity, rounded and kept in 1..7. The ranks do not
+    know the labeler's scale, so a harsh and a mild labeler of the same taste rank alike:
+    impressions that round to the same sixth tie. A better rank never has a worse rating.
+
+    Args:    findings: what there is to find in each answer; instructions: "training"
+             (helpfulness first) or "evaluation" (truthfulness and harmlessness first).
+    Returns: one form per answer, in the answers' order; ranks 1 = best, without gaps.
+    Raises:  ValueError where the numbers of answers and findings differ, or for other
+             instructions.
+    """
+    if len(answers) != len(findings):
+        raise ValueError(f"{len(answers)} answers but {len(findings)} findings")
+    weights = labeler.weights(instructions)
+    seen = [
+        _see(labeler, prompt_id, answer, found, weights)
+        for answer, found in zip(answers, findings, strict=True)
+    ]
+    levels = [_whole(6 * impression) for impression, _ in seen]
+    places = sorted(set(levels), reverse=True)
+    forms = []
+    for answer, level, (impression, flags) in zip(answers, levels, seen, strict=True):
+        rating = 4 + labeler.spread * 6 * (impression - 0.5) - labeler.severity
+        overall = min(7, max(1, _whole(rating)))
+        rank = places.index(level) + 1
+        forms.append(Form(prompt_id, answer, labeler.name, overall, flags, rank))
+    return forms
+
+
+def _see(
+    labeler: Labeler, prompt_id: str, answer: str, found: Findings, weights: dict[str, float]
+) -> tuple[float, tuple[str, ...]]:
+    """Impression and flags of one answer."""
+    rng = random.Random(f"{labeler.seed}/{labeler.name}/{prompt_id}/{answer}")
+    error = rng.gauss(0.0, labeler.noise)
+    words = min(40, max(3, len(answer.split())))
+    length = labeler.length_preference * math.log2(words / 10)
+    ticked = []
+    for flag in FLAGS:
+        luck = rng.random()  # drawn for every flag, so that no flag moves another one's luck
+        if flag in found.flags:
+            seen = luck >= labeler.miss.get(flag, 0.0)
+        else:
+            seen = luck < labeler.false_alarm.get(flag, 0.0)
+        if seen:
+            ticked.append(flag)
+    return found.weighted(weights) + length + error, tuple(ticked)
+
+
+def _whole(value: float) -> int:
+    """The nearest whole number, halves up: `round` would take 4.5 to 4 and 5.5 to 6."""
+    return math.floor(value + 0.5)
+
+
+def training_labelers(seed: int = 0) -> list[Labeler]:
+    """Forty labelers, as many as the paper's team had; two agree on about 73 % of pairs."""
+    rng = random.Random(f"training labelers/{seed}")
+    return [draw_labeler(f"labeler-{i + 1:02d}", rng, TRAINING_NOISE, seed) for i in range(40)]
+
+
+def held_out_labelers(seed: int = 0) -> list[Labeler]:
+    """Ten labelers who rank nothing that is trained on; two agree on about 77 % of pairs."""
+    rng = random.Random(f"held-out labelers/{seed}")
+    return [draw_labeler(f"held-out-{i + 1:02d}", rng, HELD_OUT_NOISE, seed) for i in range(10)]
+
+
+def draw_labeler(
+    name: str, rng: random.Random, noise: tuple[float, float], seed: int = 0
+) -> Labeler:
+    """A careful person: sees most of what is there, weighs it much as the instructions say."""
+    return Labeler(
+        name,
+        {count: max(0.1, rng.gauss(1.0, TASTE)) for count in TRAINING},
+        rng.uniform(*noise),
+        rng.gauss(0.0, SEVERITY),
+        rng.uniform(*SPREAD),
+        rng.gauss(LENGTH, LENGTH / 2),
+        {flag: rng.uniform(*MISS) for flag in FLAGS},
+        {flag: rng.uniform(*FALSE_ALARM) for flag in FLAGS},
+        seed,
+    )
