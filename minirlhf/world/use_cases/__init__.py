@@ -1,0 +1,1 @@
+"""One builder per kind of instruction; minirlhf.world.requests deals them out."""

@@ -1,0 +1,215 @@
+"""Classification, and other small tasks with words."""
+
+from minirlhf.world.almanac import short_answer
+from minirlhf.world.text import inline
+from minirlhf.world.use_cases.form import Request
+from minirlhf.world.use_cases.source import Source, Unfit, article
+
+
+def truth(source: Source) -> Request:
+    """True or false?"""
+    fact, value = source.doubtful()
+    right = source.chance(0.5)
+    said = source.say(fact, fact.value if right else value)
+    ask = source.pick("True or false? {}", "Is this true or false? {}", "{} True or false?")
+    return Request(
+        "classification",
+        "truth",
+        ask.format(said),
+        (fact,),
+        task="label",
+        subject=fact.subject,
+        asked=(fact,),
+        claim="" if right else value,
+        expected=("true" if right else "false",),
+        options=("true", "false"),
+    )
+
+
+def tone(source: Source) -> Request:
+    """Polite or rude?"""
+    fact = source.fact()
+    asked, said = source.ask(fact), source.say(fact)
+    small = asked[:1].lower() + asked[1:]
+    label, sentence = source.rng.choice(
+        (
+            ("polite", f"Excuse me, {small}"),
+            ("polite", f"Could you please help me? {asked}"),
+            ("polite", f"Thank you for asking. {said}"),
+            ("rude", f"Hey idiot, {small}"),
+            ("rude", f"{said} Everybody knows that."),
+            ("rude", f"Google it! {said}"),
+        )
+    )
+    ask = source.pick('Polite or rude? "{}"', 'Is this polite or rude? "{}"')
+    return Request(
+        "classification",
+        "tone",
+        ask.format(sentence),
+        (fact,),
+        task="label",
+        subject=fact.subject,
+        expected=(label,),
+        options=("polite", "rude"),
+        source=sentence,
+    )
+
+
+def sentence_type(source: Source) -> Request:
+    """A question or a statement?"""
+    fact = source.fact()
+    asked = source.chance(0.5)
+    sentence = source.ask(fact).rstrip("?.") if asked else source.say(fact).rstrip(".")
+    ask = source.pick('Question or statement? "{}"', 'Is "{}" a question or a statement?')
+    return Request(
+        "classification",
+        "sentence type",
+        ask.format(sentence),
+        (fact,),
+        task="label",
+        subject=fact.subject,
+        expected=("question" if asked else "statement",),
+        options=("question", "statement"),
+        source=sentence,
+    )
+
+
+def kind(source: Source) -> Request:
+    """Which kind of thing a subject is."""
+    subject = source.subject()
+    others = sorted({s.kind for s in source.almanac.subjects} - {subject.kind})
+    # "Planet or dwarf planet?" would leave open which of the two a word means.
+    others = [o for o in others if o not in subject.kind and subject.kind not in o]
+    if len(others) < 2:
+        raise Unfit("fewer than three kinds")
+    options = [subject.kind, *source.rng.sample(others, 2)]
+    source.rng.shuffle(options)
+    first, second, third = map(article, options)
+    ask = source.pick(
+        f"Is {subject.name} {first}, {second} or {third}?",
+        f"What is {subject.name}: {first}, {second} or {third}?",
+    )
+    return Request(
+        "classification",
+        "kind",
+        ask,
+        (),
+        task="label",
+        subject=subject.name,
+        expected=(subject.kind,),
+        options=tuple(options),
+    )
+
+
+def order(source: Source) -> Request:
+    """Names to put in alphabetical order."""
+    names = _names(source, 3)
+    ask = source.pick(
+        "Put these names in alphabetical order: {}.", "Sort these words from A to Z: {}."
+    )
+    return Request(
+        "other",
+        "order",
+        ask.format(", ".join(names)),
+        (),
+        task="order",
+        expected=tuple(sorted(names, key=str.lower)),
+        options=tuple(names),
+    )
+
+
+def first(source: Source) -> Request:
+    """Which of two names comes first in the alphabet."""
+    names = _names(source, 2)
+    ask = source.pick(
+        "Which comes first in the alphabet, {} or {}?", "What comes first from A to Z: {} or {}?"
+    )
+    return Request(
+        "other",
+        "first",
+        ask.format(*names),
+        (),
+        task="label",
+        expected=(min(names, key=str.lower),),
+        options=tuple(names),
+    )
+
+
+def _names(source: Source, count: int) -> list[str]:
+    """Names of subjects without articles, with different first letters."""
+    subjects = source.subjects(min(len(source.by_id), 12))
+    by_letter = {}
+    for subject in subjects:
+        name = subject.name.removeprefix("the ")
+        by_letter.setdefault(name[0].lower(), name)
+    if len(by_letter) < count:
+        raise Unfit("too few first letters")
+    return list(by_letter.values())[:count]
+
+
+def gap(source: Source) -> Request:
+    """A sentence with a gap."""
+    fact = source.fact()
+    sentence = source.say(fact, "___")
+    ask = source.pick("Fill the gap: {}", "Complete the sentence: {}", "What is missing? {}")
+    return Request(
+        "other",
+        "gap",
+        ask.format(sentence),
+        (fact,),
+        task="answer",
+        subject=fact.subject,
+        asked=(fact,),
+        source=sentence,
+        expected=(short_answer(fact),),
+    )
+
+
+def count_words(source: Source) -> Request:
+    """How many words a sentence has."""
+    fact = source.fact()
+    said = inline(source.say(fact))
+    ask = source.pick('How many words are in "{}"?', 'Count the words in "{}".')
+    number = str(len(said.split()))
+    return Request(
+        "other",
+        "count words",
+        ask.format(said),
+        (fact,),
+        task="label",
+        subject=fact.subject,
+        expected=(number,),
+        source=said,
+        options=tuple(map(str, range(1, 31))),
+    )
+
+
+def odd_one_out(source: Source) -> Request:
+    """Two things of one kind and one of another."""
+    kinds = source.kinds(2)
+    if not kinds:
+        raise Unfit("no kind with two subjects")
+    kind = source.rng.choice(sorted(kinds))
+    two = [s.name for s in source.rng.sample(kinds[kind], 2)]
+    # A planet among dwarf planets would be no clear case.
+    others = [
+        s.name
+        for other, group in source.kinds().items()
+        for s in group
+        if other not in kind and kind not in other
+    ]
+    if not others:
+        raise Unfit("no other kind")
+    odd = source.rng.choice(others)
+    names = source.rng.sample([*two, odd], 3)
+    ask = source.pick("Which one does not belong: {}?", "Find the odd one out: {}.")
+    return Request(
+        "other",
+        "odd one out",
+        ask.format(", ".join(names[:2]) + " or " + names[2]),
+        (),
+        task="label",
+        subject=kind,
+        expected=(odd,),
+        options=tuple(names),
+    )
