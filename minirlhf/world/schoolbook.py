@@ -20,7 +20,7 @@ def ask_about_it(fact: Fact, form: int) -> str | None:
     None where the relation's wording puts the subject after 'of' or into a genitive.
     """
     template = fact.wording.questions[form]
-    if fact.relation == "who" or re.search(r"(of|about) \{subject\}|\{subject\}'s", template):
+    if fact.relation == "who" or re.search(r"\bit\b|(of|about) \{subject\}|\{subject\}'s", template):
         return None
     return template.replace("{subject}", "it")
 
