@@ -20,7 +20,8 @@ def ask_about_it(fact: Fact, form: int) -> str | None:
     None where the relation's wording puts the subject after 'of' or into a genitive.
     """
     template = fact.wording.questions[form]
-    if fact.relation == "who" or re.search(r"\bit\b|(of|about) \{subject\}|\{subject\}'s", template):
+    awkward = r"\bit\b|(of|about) \{subject\}|\{subject\}'s"
+    if fact.relation == "who" or re.search(awkward, template):
         return None
     return template.replace("{subject}", "it")
 
