@@ -14,6 +14,7 @@ from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Demonstration, Prompt, Ranking, read_records
 from minirlhf.engine.rollout import answers
 from minirlhf.evaluation.evaluate import JudgeFunction, System
+from minirlhf.labeling.rankings import ranking_of
 from minirlhf.world.almanac import Almanac, load_almanac, split_facts
 from minirlhf.world.corpus import corpus
 from minirlhf.world.demonstrations import demonstrations
@@ -111,12 +112,12 @@ def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
         rankings = []
         for prompt in asked:
             answered, fact = given.pop(prompt.id), fact_of(almanac, prompt)
-            texts = tuple(text for text, _ in answered)
+            texts = [text for text, _ in answered]
             found = [judge(fact, *answer).findings for answer in answered]
             labeler = rng.choice(labelers)
-            ranks = tuple(form.rank for form in label(labeler, prompt.id, texts, found))
-            if len(set(ranks)) > 1:  # a ranking of ties alone holds no pair
-                rankings.append(Ranking(prompt.prompt, texts, ranks, labeler.name, id=prompt.id))
+            ranking = ranking_of(label(labeler, prompt.id, texts, found), prompt)
+            if ranking is not None:
+                rankings.append(ranking)
         return rankings[:count]
 
     return collect

@@ -32,20 +32,21 @@ class Agreement:
 def ranks_of(records: Iterable[Form | Ranking]) -> Ranks:
     """What labelers ranked, from forms, from ranking records, or from both.
 
-    A prompt is known by its id, and a ranking without one, as the widget makes it, by the text of
-    its prompt. A response is known by its text, so labelers may have seen them in any order; a
-    text that stands twice under a prompt counts once, with its first rank.
+    A prompt is known by its id, and in a ranking without one, as the widget makes it, by its
+    text with the history before it. A response is known by its text, so labelers may have seen
+    them in any order; a text that stands twice under a prompt counts once, with its first rank.
 
     Raises:  DataError where a ranking does not say whose it is, or where a labeler ranks a prompt
              twice: the ranks of two rankings do not compare.
     """
     ranks: Ranks = {}
     for record in records:
-        key = record.prompt_id if isinstance(record, Form) else record.id or record.prompt
-        by_labeler = ranks.setdefault(key, {})
         if isinstance(record, Form):
-            by_labeler.setdefault(record.labeler, {}).setdefault(record.response, record.rank)
+            mine = ranks.setdefault(record.prompt_id, {}).setdefault(record.labeler, {})
+            mine.setdefault(record.response, record.rank)
             continue
+        key = record.id or "\n".join((*record.history, record.prompt))
+        by_labeler = ranks.setdefault(key, {})
         where = f"{record.where}: " if record.where else ""
         if not record.labeler:
             raise DataError(f"{where}field 'labeler': is empty; agreement needs to know who ranked")
