@@ -1,0 +1,229 @@
+"""Simulated customers and labelers, and the raw prompts they send.
+
+The world sees to it that no fact of a test question is trained on: a customer whom
+`curation.split_of` puts into the test split asks about test facts only, everybody else about
+training facts only. `curation.check_leakage` with facts as keys proves it.
+"""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import NormalDist
+
+from minirlhf.labeling.curation import CUSTOMER_SHARES, PREFIX_LIMIT, compared, split_of
+from minirlhf.labeling.submissions import Submission
+from minirlhf.world.almanac import Almanac, Fact, split_facts
+from minirlhf.world.foreign import FOREIGN, foreign_prompt
+from minirlhf.world.personas import Persona, Spans, decoy, persona, slip
+from minirlhf.world.requests import USE_CASES, Request, draw
+
+CUSTOMERS, ORGANIZATIONS, LABELERS = 350, 150, 40
+# Prompts per customer: log-normal, median 5, cut off at 1,400.
+MEDIAN, SPREAD, MOST = 5, 2.13, 1400
+PERSONAL, DECOYS, FOREIGN_SHARE = 0.042, 0.05, 0.035
+COPIES, ALMOST = 0.08, 0.12  # repeats of a customer's own earlier prompt
+TRIES = 12  # draws of a request that does not begin like an earlier one of the customer
+# How an opening is put together: who the assistant is to be, and for whom.
+_ROLES = (
+    "You are a helpful science tutor.",
+    "You are the voice of a science museum.",
+    "You are a friendly guide at an observatory.",
+    "You are a careful editor of a school magazine.",
+    "You help the team of a children's radio show.",
+    "You are the help desk of a public library.",
+    "You write for the web site of a planetarium.",
+    "You are an assistant for busy teachers.",
+    "You are the chat bot of a toy shop.",
+    "You work for a quiz show on television.",
+    "You are a patient coach for learners.",
+    "You answer the mail of a nature park.",
+)
+_READERS = (
+    "Your readers are children.",
+    "Be kind and clear.",
+    "Our visitors are curious.",
+    "Write plain English.",
+    "Tell only what is true.",
+    "Most of our readers are busy.",
+    "Parents read along.",
+    "Keep a friendly tone.",
+    "The text goes on a poster.",
+    "People read it on a phone.",
+)
+_LABELS = ("Task:", "Request:", "Now this:", "###", "Input:", "Please help:")
+_AFTERWORDS = ("Thanks!", "Thank you very much.", "Please.", "Second try.", "It is urgent.", "Ok?")
+_FEW_SHOT = (
+    "Answer the questions.",
+    "Answer each question in one sentence.",
+    "Questions and answers for a quiz:",
+    "Go on like this:",
+    "Reply as in the examples.",
+)
+
+
+@dataclass(frozen=True)
+class Customer:
+    """A user of the API: who they are, what they care about, how they write, how much they send.
+
+    `opening` begins their prompts, "" = none; `pool` are the facts that they ask about; `size` is
+    the number of prompts they send.
+    """
+
+    id: str
+    organization: str
+    person: Persona
+    opening: str
+    language: str
+    pool: tuple[Fact, ...]
+    size: int
+
+
+def sizes(count: int = CUSTOMERS) -> list[int]:
+    """Prompts per customer, the fewest first: quantiles of a log-normal, so the tail is heavy.
+
+    >>> few = sizes()
+    >>> few[0], few[len(few) // 2], few[-1]
+    (1, 5, 1400)
+    """
+    normal = NormalDist()
+    logs = (normal.inv_cdf((i + 0.5) / count) for i in range(count))
+    return [max(1, min(MOST, round(MEDIAN * 2.718281828 ** (SPREAD * z)))) for z in logs]
+
+
+def customers(almanac: Almanac, seed: int = 0, count: int = CUSTOMERS) -> list[Customer]:
+    """The customers, in the order of their ids; each organization has one or more of them.
+
+    The split of a customer is `split_of(id, seed)`, and `curate` must be given the same seed.
+    """
+    rng = random.Random(f"customers/{seed}")
+    train, test = split_facts(almanac)
+    organizations = [f"org-{i:03d}" for i in range(min(ORGANIZATIONS, count))]
+    employers = organizations + rng.choices(organizations, k=count - len(organizations))
+    amounts = rng.sample(sizes(count), count)
+    made = []
+    for number, (employer, size) in enumerate(zip(employers, amounts, strict=True)):
+        user = f"user-{number:03d}"
+        facts = test if split_of(user, seed, CUSTOMER_SHARES) == "test" else train
+        made.append(
+            Customer(
+                user,
+                employer,
+                persona(rng),
+                _opening(rng) if size > 20 or rng.random() < 0.3 else "",
+                rng.choice(FOREIGN),
+                _interests(facts, 40 + size, rng),
+                size,
+            )
+        )
+    return made
+
+
+def _opening(rng: random.Random) -> str:
+    return f"{rng.choice(_ROLES)} {rng.choice(_READERS)} {rng.choice(_LABELS)}"
+
+
+def _interests(facts: Sequence[Fact], least: int, rng: random.Random) -> tuple[Fact, ...]:
+    """The facts of a few subjects: so many that they are `least`, or all that there are."""
+    subjects = list(dict.fromkeys(fact.subject_id for fact in facts))
+    rng.shuffle(subjects)
+    chosen, had = set(), 0
+    for subject in subjects:
+        if had < least:
+            chosen.add(subject)
+            had += sum(fact.subject_id == subject for fact in facts)
+    return tuple(fact for fact in facts if fact.subject_id in chosen)
+
+
+def submissions(
+    almanac: Almanac, seed: int = 0, count: int = CUSTOMERS
+) -> tuple[list[Submission], dict[str, Request]]:
+    """All raw prompts of the customers in the order in which they came in, as an API logs them.
+
+    A submission's prompt holds the prompt of its request, word for word, in between what the
+    customer writes around it: an opening, a slip of personal data, a thank-you. Prompts in other
+    languages have a request of kind "foreign" without facts.
+
+    Returns: the submissions, and the request of each submission id.
+    """
+    sent: list[tuple[Submission, Request]] = []
+    for customer in customers(almanac, seed, count):
+        sent += _sent_by(customer, almanac, random.Random(f"submissions/{seed}/{customer.id}"))
+    random.Random(f"arrival/{seed}").shuffle(sent)
+    made, requests = [], {}
+    for number, (submission, request) in enumerate(sent):
+        id_ = f"customer-{number:05d}"
+        made.append(replace(submission, id=id_))
+        requests[id_] = request
+    return made, requests
+
+
+def _sent_by(
+    customer: Customer, almanac: Almanac, rng: random.Random
+) -> list[tuple[Submission, Request]]:
+    """What one customer sends: new requests, prompts in another language, repeats of their own.
+
+    Other repeats are avoided: long openings make some use cases begin alike more often than
+    others, and dropping those would shift the use cases' shares.
+    """
+    sent: list[tuple[Submission, Request]] = []
+    begun: set[str] = set()
+    for _ in range(customer.size):
+        fate = rng.random()
+        if sent and fate < COPIES:
+            sent.append(rng.choice(sent))
+        elif sent and fate < COPIES + ALMOST:
+            submission, request = rng.choice(sent)
+            prompt = f"{submission.prompt} {rng.choice(_AFTERWORDS)}"
+            sent.append((replace(submission, prompt=prompt), request))
+        elif rng.random() < FOREIGN_SHARE:
+            sent.append(_foreign(customer, rng))
+        else:
+            use_case = rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
+            aside = _aside(customer, rng)
+            for _ in range(TRIES):
+                request = draw(almanac, customer.pool, use_case, rng)
+                submission = _written(customer, request, *aside)
+                beginning = compared(submission)[:PREFIX_LIMIT]
+                if beginning not in begun:
+                    break
+            begun.add(beginning)
+            sent.append((submission, request))
+    return sent
+
+
+def _foreign(customer: Customer, rng: random.Random) -> tuple[Submission, Request]:
+    prompt = foreign_prompt(customer.language, rng)
+    submission = Submission(
+        prompt,
+        "new",
+        customer.id,
+        customer.organization,
+        use_case="other",
+        language=customer.language,
+    )
+    return submission, Request("other", "foreign", prompt, ())
+
+
+def _aside(customer: Customer, rng: random.Random) -> tuple[str, Spans]:
+    """What a customer says besides the matter: mostly nothing, a slip, or a decoy of one."""
+    fate = rng.random()
+    if fate < PERSONAL:
+        return slip(customer.person if rng.random() < 0.5 else persona(rng), rng)
+    return (decoy(rng) if fate < PERSONAL + DECOYS else ""), ()
+
+
+def _written(customer: Customer, request: Request, aside: str, spans: Spans) -> Submission:
+    """The request as this customer words it: opening, aside, and the request itself."""
+    # In the midst of a dialogue nobody says again whom they talk to.
+    opening = "" if request.history else customer.opening
+    shift = len(opening) + 1 if opening else 0
+    return Submission(
+        " ".join(part for part in (opening, aside, request.prompt) if part),
+        "new",
+        customer.id,
+        customer.organization,
+        use_case=request.use_case,
+        language="en",
+        history=request.history,
+        personal=tuple((start + shift, end + shift, kind) for start, end, kind in spans),
+    )
