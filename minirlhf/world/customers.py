@@ -213,12 +213,17 @@ def _aside(customer: Customer, rng: random.Random) -> tuple[str, Spans]:
 
 
 def _written(customer: Customer, request: Request, aside: str, spans: Spans) -> Submission:
-    """The request as this customer words it: opening, aside, and the request itself."""
+    """The request as this customer words it: opening, aside, the request, or a signature."""
     # In the midst of a dialogue nobody says again whom they talk to.
     opening = "" if request.history else customer.opening
-    shift = len(opening) + 1 if opening else 0
+    if aside.startswith("\n"):  # a signature
+        before, after = (opening,), aside
+    else:
+        before, after = (opening, aside), ""
+    prompt = " ".join(part for part in (*before, request.prompt) if part)
+    shift = len(prompt) if after else len(opening) + bool(opening)
     return Submission(
-        " ".join(part for part in (opening, aside, request.prompt) if part),
+        prompt + after,
         "new",
         customer.id,
         customer.organization,

@@ -77,7 +77,8 @@ _CARDS = {"visa": ("4", 16), "mastercard": ("52", 16), "amex": ("37", 15), "disc
 COUNTRIES = tuple(_GIVEN)
 
 
-# What people write about themselves and others; the slots are the types of personal data.
+# What people write about themselves and others; the slots are the types of personal data. What
+# begins a new line belongs at the end of a prompt.
 _SLIPS = (
     "My name is {NAME}, you can reach me at {EMAIL}.",
     "My name is {NAME} and I live at {ADDRESS}.",
@@ -100,8 +101,8 @@ _SLIPS = (
     "Sign it with {NAME}, {PHONE}.",
     "{NAME} ({EMAIL}) will read it.",
     "Contact: {NAME}, tel. {PHONE}, {ADDRESS}.",
-    "Kind regards, {NAME}",
-    "Thanks! {GIVEN}",
+    "\nKind regards, {NAME}",
+    "\nThanks! {GIVEN}",
 )
 # What only looks personal.
 _DECOYS = (
