@@ -216,10 +216,3 @@ def write_records(path: str | Path, records: list[Record]) -> None:
     """Write records as JSONL; an older file survives any failure."""
     lines = (json.dumps(row, ensure_ascii=False) for row in as_rows(records))
     write_text(path, "\n".join(lines) + "\n")
-
-
-def as_dataset(records: list[Record]):
-    """The records as a `datasets.Dataset`, one column per field (text and lists only)."""
-    from datasets import Dataset
-
-    return Dataset.from_list(as_rows(records))

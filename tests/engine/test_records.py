@@ -10,7 +10,6 @@ from minirlhf.engine.records import (
     Demonstration,
     Prompt,
     Ranking,
-    as_dataset,
     as_rows,
     read_records,
     write_records,
@@ -39,12 +38,6 @@ def test_rows_have_no_place_and_no_empty_fields(tmp_path):
     assert as_rows(MIXED)[1] == {
         "prompt": "Was ist 月?\u2028Say.", "responses": ("Ünï", "c"), "ranks": (1, 7)
     }  # fmt: skip
-
-
-def test_records_become_a_dataset():
-    dataset = as_dataset([Demonstration("Hi", "Hello"), Demonstration("Why?", "So.")])
-    assert dataset.column_names == ["prompt", "response"]
-    assert dataset[1] == {"prompt": "Why?", "response": "So."}
 
 
 def test_blank_lines_are_skipped_but_counted(tmp_path):
