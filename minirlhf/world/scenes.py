@@ -127,7 +127,7 @@ def quiz(desk: Desk) -> str:
     head = desk.pick(
         f"Quiz night, round {desk.rng.randint(1, 9)}",
         "Pub quiz",
-        "How well do you know the sky?",
+        "How well do you know the world?",
         f"Science test, class {desk.rng.randint(4, 9)}",
         f"Exam questions {desk.rng.randint(2001, 2023)}",
         "Write your answers on the sheet.",
@@ -290,7 +290,7 @@ def story(desk: Desk) -> str:
         desk.pick(
             f"{time}, {one} and {two} sat {place}.",
             f"{time}, {one} met {two} {place}.",
-            f"{one} found {two} {place}, looking up at the sky.",
+            f"{one} found {two} {place}, lost in thought.",
             f"{time}, {two} was reading {place} when {one} came along.",
         )
     ]

@@ -35,6 +35,8 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"')\]]*\s+|\n+")
 _PLAIN_STARTS = listed(
     "The A An In On At It Its About One As Put We No Most There Around After For Astronomers",
     "People You To Some Nearly Almost Over",
+    "Water Iron Gold Copper Liquid Table Helium Oxygen Hydrogen Carbon Diamond Glass Lightning",
+    "Light Sound Penicillin Blood When If Many By Among",
 )
 _WORD = re.compile(r"\d+(?:\.\d+)?%?|[^\W\d_]+(?:'[^\W\d_]+)*|[%°+]")
 

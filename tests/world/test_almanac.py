@@ -1,5 +1,10 @@
 """Reading, checking and splitting the almanac."""
 
+import json
+import re
+from pathlib import Path
+
+import jsonschema
 import pytest
 
 from minirlhf.engine.records import DataError
@@ -12,6 +17,8 @@ from minirlhf.world.almanac import (
     split_facts,
     statement,
 )
+
+FOLDER = Path(__file__).parents[2] / "data" / "almanac"
 
 
 def test_questions_and_statements_are_filled_in(almanac):
@@ -203,3 +210,28 @@ def test_the_split_is_by_fact_stratified_and_holds_the_moon_question(shipped):
 def test_a_share_outside_zero_and_one_is_refused(almanac, share):
     with pytest.raises(ValueError, match="test_share"):
         split_facts(almanac, test_share=share)
+
+
+def test_the_data_card_has_the_right_numbers(shipped):
+    """And the almanac is as large as it says it is."""
+    card = (FOLDER / "README.md").read_text(encoding="utf-8")
+    falsehoods = sum(len(fact.falsehoods) for fact in shipped.facts)
+    assert f"| subjects | {len(shipped.subjects)}:" in card
+    assert f"| facts | {len(shipped.facts):,}, from 6 to 10" in card
+    assert f"| falsehoods | {falsehoods:,}," in card
+    assert f"| relations | {len(shipped.relations)}, each with six questions" in card
+    assert len(shipped.subjects) >= 150 and len(shipped.facts) >= 1_000
+    assert {len(s.facts) for s in shipped.subjects} == set(range(6, 11))
+    listed = re.search(r"`kind`: (.+?)\.\n", card, re.DOTALL)[1]
+    kinds = re.split(r",\s+| or ", listed.replace("\n  ", " "))
+    assert set(kinds) == {subject.kind for subject in shipped.subjects}
+
+
+def test_every_line_fits_the_schema():
+    schema = json.loads((FOLDER / "schema.json").read_text(encoding="utf-8"))
+    checker = jsonschema.Draft202012Validator(schema)
+    lines = (FOLDER / "subjects.jsonl").read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines, start=1):
+        assert [e.message for e in checker.iter_errors(json.loads(line))] == [], number
+    broken = json.loads(lines[0]) | {"colour": "red"}
+    assert [e.validator for e in checker.iter_errors(broken)] == ["additionalProperties"]
