@@ -7,31 +7,26 @@ the sentence twice or asking the question back earns little.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from minirlhf.world.almanac import Almanac, Fact, question, statement
 from minirlhf.world.findings import Findings
+from minirlhf.world.lore import NEGATIONS, Lore
 from minirlhf.world.manners import is_rude
 from minirlhf.world.text import contains, listed, normalise, sentences
 
 Words = tuple[str, ...]
 WEIGHTS = {"on_topic": 0.15, "true": 0.40, "complete": 0.15, "polite": 0.15, "ended": 0.15}
 
-_NEGATIONS = frozenset(
-    listed(
-        "not never no neither nor isn't wasn't aren't weren't doesn't didn't don't hasn't cannot",
-        "can't hardly wrong false untrue unlike rather instead",
-    )
-)
 # Clauses end before these; a negation reaches to the end of its clause.
 _CLAUSE = re.compile(
     r"(?<=[,;:])\s+|\s+(?=(?:but|and|while|which|rather than|instead of|not)\s)|\s[-–—]\s|[()]"
 )
 _JOINTS = frozenset(listed("and but or while which also besides so well yes"))
 # A line that opens another turn: the model goes on talking to itself.
-_NEW_TURN = re.compile(r"(?:^|\s)(?:User|Assistant|Human|Q|A|Question|Answer)\s*:")
-_DANGLING = re.compile(
+NEW_TURN = re.compile(r"(?:^|\s)(?:User|Assistant|Human|Q|A|Question|Answer)\s*:")
+DANGLING = re.compile(
     r"(?:[,;:(\-–]|\b(?:the|a|an|and|or|of|in|is|was|by|to|but|with|that))$", re.IGNORECASE
 )
 _VERBS = frozenset(
@@ -94,26 +89,27 @@ class Judge:
     """
 
     def __init__(self, almanac: Almanac):
-        self._values = defaultdict(set)  # relation -> every value anybody claims, as words
-        self._stated: dict[Words, str] = {}  # true sentence -> id of the fact that it states
-        self._misstated: set[Words] = set()  # sentences that state a falsehood
-        for fact in almanac.facts:
-            self._values[fact.relation].update(map(normalise, (*fact.accepted, *fact.falsehoods)))
-            for form in range(len(fact.wording.statements)):
-                for value in fact.accepted:
-                    self._stated[normalise(statement(fact, form, value))] = fact.id
-                for value in fact.falsehoods:
-                    self._misstated.add(normalise(statement(fact, form, value)))
-        self._misstated -= self._stated.keys()
+        self.lore = Lore(almanac)
         self._readers: dict[str, _Reader] = {}
 
     def __call__(self, fact: Fact, answer: str, ended: bool = True) -> Verdict:
         """Judge an answer to a question for `fact`; `ended`: the answer ended by itself (EOS)."""
         if fact.id not in self._readers:
             self._readers[fact.id] = _Reader(
-                fact, self._values[fact.relation], self._stated, self._misstated
+                fact, self.lore.values[fact.relation], self.lore.stated, self.lore.misstated
             )
         return self._readers[fact.id].read(answer, ended)
+
+    def on_passage(
+        self, fact: Fact, told: Sequence[Fact], answer: str, ended: bool = True
+    ) -> Verdict:
+        """The same for a passage: `told` are its claims, right here whatever the almanac says."""
+        stated = {
+            normalise(statement(claim, form)): claim.id
+            for claim in told
+            for form in range(len(claim.wording.statements))
+        }
+        return _Reader(fact, self.lore.values[fact.relation], stated, {}).read(answer, ended)
 
 
 @dataclass
@@ -131,7 +127,9 @@ class _Claims:
 class _Reader:
     """Everything about one fact that reading an answer needs, prepared once."""
 
-    def __init__(self, fact: Fact, values: set[Words], stated: dict[Words, str], misstated: set):
+    def __init__(
+        self, fact: Fact, values: set[Words], stated: dict[Words, str], misstated: Collection
+    ):
         self.fact_id, self.stated, self.misstated = fact.id, stated, misstated
         self.subject = normalise(fact.subject)
         self.possessive = (*self.subject[:-1], self.subject[-1] + "'s")
@@ -154,12 +152,12 @@ class _Reader:
         self.verbs = _VERBS.union(*forms, *asked) - _STOPS - {"subject", "value"}
         self.echoes = {normalise(question(fact, i)) for i in range(len(fact.wording.questions))}
         # "No one orbited Jupiter before ..." states the fact: these words deny nothing here.
-        self.negations = _NEGATIONS.difference(*forms)
+        self.negations = NEGATIONS.difference(*forms)
 
     def read(self, answer: str, ended: bool) -> Verdict:
         """The verdict on one answer."""
         text = answer.strip()
-        turn = _NEW_TURN.search(text)
+        turn = NEW_TURN.search(text)
         said = text[: turn.start()].strip() if turn else text
         # A question claims nothing, nor does the prompt said back without its question mark.
         parts = [
@@ -173,7 +171,7 @@ class _Reader:
         repeated = self._repeats(parts) or claims.right > MOST_MENTIONS
         listed = len(claims.values) + bool(claims.right) > MOST_VALUES
         true = bool(claims.right) and not (claims.denied or claims.values or claims.lie)
-        stopped = bool(said) and not turn and not _DANGLING.search(said) and not repeated
+        stopped = bool(said) and not turn and not DANGLING.search(said) and not repeated
         return Verdict(
             on_topic=claims.named and not listed,
             true=true,
@@ -250,7 +248,7 @@ def _without_joint(clause: Words) -> Words:
     return clause[1:] if clause[:1] and clause[0] in _JOINTS else clause
 
 
-def _negates(words: Words, negations: frozenset[str] = _NEGATIONS) -> bool:
+def _negates(words: Words, negations: frozenset[str] = NEGATIONS) -> bool:
     """Whether a negation stands in the words before a value ("not only" is none).
 
     >>> _negates(("europa", "does", "not", "orbit")), _negates(("not", "only"))

@@ -134,7 +134,7 @@ def thanks(source: Source) -> Request:
         (source.ask(fact), source.say(fact)),
         task="courtesy",
         subject=fact.subject,
-        expected=("welcome", "glad", "pleasure"),
+        expected=("you are welcome", "glad to help", "happy to help", "pleasure"),
     )
 
 
@@ -144,5 +144,10 @@ def greeting(source: Source) -> Request:
         "Hello!", "Hi, can you help me?", "Good morning!", "Hello, who are you?", "Hi there!"
     )
     return Request(
-        "chat", "greeting", prompt, (), task="courtesy", expected=("hello", "hi", "help")
+        "chat",
+        "greeting",
+        prompt,
+        (),
+        task="courtesy",
+        expected=("hello", "hi", "good morning", "how can i help"),
     )

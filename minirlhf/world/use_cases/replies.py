@@ -221,9 +221,8 @@ def _summary(request: Request, rng: random.Random) -> str:
 
 
 def _title(request: Request, rng: random.Random) -> str:
-    return rng.choice(("All about {}", "Facts about {}", "What to know about {}", "{}")).format(
-        request.subject
-    )
+    title = rng.choice(("All about {}", "Facts about {}", "What to know about {}", "{}"))
+    return capitalise(title.format(request.subject))
 
 
 def _from_passage(request: Request, rng: random.Random) -> str:
@@ -251,7 +250,7 @@ def _numbers(request: Request, rng: random.Random) -> str:
 
 
 def _order(request: Request, rng: random.Random) -> str:
-    return ", ".join(request.expected) + "."
+    return capitalise(", ".join(request.expected)) + "."
 
 
 def _courtesy(request: Request, rng: random.Random) -> str:

@@ -1,5 +1,7 @@
 """Classification, and other small tasks with words."""
 
+import re
+
 from minirlhf.world.almanac import short_answer
 from minirlhf.world.text import inline
 from minirlhf.world.use_cases.form import Request
@@ -140,7 +142,7 @@ def _names(source: Source, count: int) -> list[str]:
     subjects = source.subjects(min(len(source.by_id), 12))
     by_letter = {}
     for subject in subjects:
-        name = subject.name.removeprefix("the ")
+        name = re.sub("^(the|an?) ", "", subject.name)
         by_letter.setdefault(name[0].lower(), name)
     if len(by_letter) < count:
         raise Unfit("too few first letters")
