@@ -147,9 +147,9 @@ def handmade_task(seed: int = 0) -> Task:
     PPO-ptx and the pretraining mix take the almanac's pages: the base's own pretraining text is
     not at hand.
     """
-    folder = data_folder() / "handmade"
+    folder = data_folder() / "comparisons"
     demos = read_records(folder / "demonstrations.jsonl", Demonstration)
-    rankings = read_records(folder / "comparisons.jsonl", Ranking)
+    rankings = read_records(folder / "rankings.jsonl", Ranking)
     asked = read_records(folder / "prompts.jsonl", Prompt)
     rng = random.Random(f"handmade/{seed}")
     for records in (demos, rankings, asked):

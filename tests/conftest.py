@@ -199,20 +199,20 @@ def write_jsonl(path, rows):
 def tiny_data(folder):
     for part in ("almanac", "settings"):
         shutil.copytree(data_folder() / part, folder / part)
-    handmade = folder / "handmade"
-    handmade.mkdir()
+    texts = folder / "comparisons"
+    texts.mkdir()
     things = "Mars Io Titan Earth Venus Pluto Ceres Rhea Dione Ariel Vega Sirius".split()  # noqa: SIM905
     write_jsonl(
-        handmade / "demonstrations.jsonl",
+        texts / "demonstrations.jsonl",
         [{"prompt": f"What is {t}?", "response": f"It is {t}."} for t in things],
     )
     answers = ["It is known.", "Go away.", "Who asks?", "It is."]
     write_jsonl(
-        handmade / "comparisons.jsonl",
+        texts / "rankings.jsonl",
         [{"prompt": f"Why {t}?", "responses": answers, "ranks": [1, 3, 3, 2]} for t in things],
     )
     write_jsonl(
-        handmade / "prompts.jsonl",
+        texts / "prompts.jsonl",
         [{"prompt": f"{w} {t}?"} for w in ("Where is", "How big is") for t in things],
     )
     return folder

@@ -54,7 +54,7 @@ def is_bar(line):
 
 
 def break_line(data, file, number, text):
-    path = data / "handmade" / file
+    path = data / "comparisons" / file
     lines = path.read_text(encoding="utf-8").splitlines()
     lines[number - 1] = text
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -71,17 +71,17 @@ BAD_LINES = [
     ("prompts.jsonl", {"prompt": "   "}, "field 'prompt': is empty"),
     ("prompts.jsonl", {"question": "Hi"}, "field 'prompt': is missing"),
     (
-        "comparisons.jsonl",
+        "rankings.jsonl",
         {"prompt": "Hi", "responses": ANSWERS, "ranks": [1, 2, 3, 4]},
         "field 'ranks': rank number 4 is for a response that is not there",
     ),
     (
-        "comparisons.jsonl",
+        "rankings.jsonl",
         {"prompt": "Hi", "responses": ["a"], "ranks": [1]},
         "field 'responses': has 1; a ranking needs at least 2",
     ),
     (
-        "comparisons.jsonl",
+        "rankings.jsonl",
         {"prompt": "Hi", "responses": ANSWERS, "ranks": [2, 2, 2]},
         "field 'ranks': all responses are tied",
     ),
@@ -96,9 +96,9 @@ def test_a_bad_line_is_named(data, tiny_flags, refused, file, row, message):
 
 
 def test_a_missing_file_is_named(data, tiny_flags, refused):
-    (data / "handmade" / "prompts.jsonl").unlink()
+    (data / "comparisons" / "prompts.jsonl").unlink()
     line = refused("run", "--name", "mine", *tiny_flags)
-    assert line == f"minirlhf: {data / 'handmade' / 'prompts.jsonl'}: no such file"
+    assert line == f"minirlhf: {data / 'comparisons' / 'prompts.jsonl'}: no such file"
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_a_missing_file_is_named(data, tiny_flags, refused):
         ("demonstrations.jsonl", {"prompt": "word " * 200, "response": "a"}, "sft"),
         ("demonstrations.jsonl", {"prompt": "a", "response": "word " * 200}, "sft"),
         (
-            "comparisons.jsonl",
+            "rankings.jsonl",
             {"prompt": "Hi", "responses": ["a", "word " * 200], "ranks": [1, 2]},
             "reward",
         ),
@@ -117,9 +117,11 @@ def test_a_missing_file_is_named(data, tiny_flags, refused):
 def test_what_is_longer_than_the_context_is_named(data, finished, refused, file, row, command):
     """Found before anything is trained: the earlier checkpoints, settings and metrics stay."""
     rows = [row] * 24 if file == "prompts.jsonl" else [row] * 12  # whatever the shuffle held out
-    (data / "handmade" / file).write_text("\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8")
+    (data / "comparisons" / file).write_text(
+        "\n".join(map(json.dumps, rows)) + "\n", encoding="utf-8"
+    )
     line = refused(command, "--name", "mine", "--sft.seed" if command == "sft" else "--seed", "5")
-    assert f"{data / 'handmade' / file}:" in line
+    assert f"{data / 'comparisons' / file}:" in line
     assert "field 'prompt': has " in line
     assert "over the model's context of 128" in line
 
