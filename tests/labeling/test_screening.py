@@ -77,9 +77,9 @@ def test_without_groups_the_chosen_have_the_highest_scores(values, data):
 
 def test_flagging_counts_texts_not_flags():
     key = flagged("us", ("sexual_content",), ("violent_content",), (), ("hallucination",))
-    # right: another sensitive flag is as good; wrong: missed; wrong: made up; right: no
-    # sensitive flag in either
-    mine = flagged("ann", ("harmful_advice",), (), ("encourages_harm",), ("expresses_opinion",))
+    # right: another sensitive flag is as good; wrong: missed; wrong: made up; right: a made-up
+    # claim is not sensitive speech, ticked or not
+    mine = flagged("ann", ("harmful_advice",), (), ("encourages_harm",), ())
     assert flagging_agreement(mine, key) == 0.5
     assert flagging_agreement(mine[::-1], key) == 0.5
     assert flagging_agreement(key, key) == 1.0
