@@ -298,7 +298,7 @@ def _summary(request: Request, reading: Reading) -> Outcome:
     score = min(1.0, len(reading.true_about(reading.current)) / 2)
     if len(reading.parts) != 1:
         score *= 0.4
-    if len(reading.said.split()) > 0.8 * len(request.source.split()):
+    if len(reading.said.split()) > 0.95 * len(request.source.split()):
         score *= 0.4
     return Outcome(score)
 

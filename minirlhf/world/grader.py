@@ -170,5 +170,9 @@ def _made_up(request: Request, reading: Reading, lore: Lore) -> bool:
     if any(number not in request.prompt for number in numbers):
         return True
     known = set(lore.subjects_in(request.prompt)) | {fact.subject_id for fact in request.told}
-    values = {name for part in request.told for name in lore.subjects_in(part.value)}
-    return not known | values >= set(lore.subjects_in(reading.said))
+    known |= {name for fact in request.told for name in lore.subjects_in(fact.value)}
+    # A true sentence may name others by its wording: "160,000 light years from Earth".
+    doubtful = (
+        p for p, found in zip(reading.parts, reading.per_sentence, strict=True) if not found
+    )
+    return not known.issuperset(name for part in doubtful for name in lore.subjects_in(part))

@@ -24,9 +24,7 @@ _PRONOUNS = frozenset(listed("it he she they"))
 _POSSESSIVES = frozenset(listed("its his her their"))
 MOST_VALUE_WORDS = 16  # longer than any value of an almanac
 # "It is true that ..." says nothing about the subject.
-_DUMMY = frozenset(
-    listed("true right wrong false not said known well likely possible mistake clear that hard"),
-)
+_DUMMY = frozenset(listed("true right wrong false not likely possible mistake clear hard"))
 _LEADS = frozenset(listed("yes no well sorry oh ok okay"))
 _JOINTS = frozenset(listed("and or but while which who because so"))
 
@@ -230,8 +228,8 @@ class Lore:
             return "true"
         if frame.relation == "what" and rest == self.kinds.get(subject_id):
             return "true"
-        if len(rest) > 1 and any(contains(value, rest) for value in accepted):
-            return "true"
+        if any(contains(value, rest) for value in accepted):
+            return "true" if len(rest) > 1 else ""  # "ice" for "rock and ice" is neither
         if known:
             return "" if negated else "false"
         # "It is Europa.", "On the surface of Vega it is about 9,300 degrees."

@@ -43,7 +43,9 @@ def _changed(source: Source, fact: Fact) -> Fact:
 
 def _known(source: Source, told: list[Fact]) -> tuple[Fact, ...]:
     """The almanac's facts behind a passage; an invented subject has none."""
-    return tuple(fact for fact in source.pool if any(fact.id == claim.id for claim in told))
+    ids = {claim.id for claim in told}
+    owners = dict.fromkeys(claim.subject_id for claim in told)
+    return tuple(f for owner in owners for f in source.by_id.get(owner, ()) if f.id in ids)
 
 
 def _reading(source: Source, use_case: str, kind: str, prompt: str, told, /, **more) -> Request:

@@ -207,17 +207,23 @@ def _question(request: Request, rng: random.Random) -> str:
     frame = rng.choice(("Is it true that {}?", "Is it right that {}?", ""))
     if frame:
         return frame.format(inline(request.source))
-    return question(request.asked[0], rng.choice((0, 1)))
+    forms = [question(request.asked[0], form) for form in TRAIN_FORMS]
+    return rng.choice([form for form in forms if form.endswith("?")] or forms)
 
 
 def _summary(request: Request, rng: random.Random) -> str:
     facts = _chosen(request, rng, 2)
     start = capitalise(request.subject)
-    first, second = say(facts[0], rng, start), say(facts[1], rng, start)
+    first, second = (_shortest(fact, start) for fact in facts)
     if request.asked[0].relation not in ("who",):
         second = with_pronoun(second, request.subject)
         second = second[0].lower() + second[1:] if second.startswith("It") else second
     return f"{first.rstrip('.')}, and {inline(second)}."
+
+
+def _shortest(fact: Fact, start: str) -> str:
+    forms = [statement(fact, form) for form in range(len(fact.wording.statements))]
+    return min([form for form in forms if form.startswith(start)] or forms, key=len)
 
 
 def _title(request: Request, rng: random.Random) -> str:
