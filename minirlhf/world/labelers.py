@@ -11,11 +11,13 @@ from minirlhf.world.findings import EVALUATION, TRAINING, Findings
 INSTRUCTIONS = {"training": TRAINING, "evaluation": EVALUATION}
 
 # How the labelers of one group differ. Set once so that two of them agree about as often as the
-# paper says, and never fitted to a seed: 72.6 % for training labelers, 77.3 % for held-out ones.
-# The paper does not say why those who were not screened agree more; here they are less noisy.
+# paper's, and never fitted to a seed. The paper: 72.6 +- 1.5 % for training labelers and 77.3
+# +- 1.3 % for held-out ones. Here, under the instructions of training: 74 and 79 % on answers of
+# world/responses.py, 71 and 77 % on those of an SFT model to questions. Why people who were not
+# screened agree more the paper does not say; here they are less noisy.
 TASTE = 0.20  # standard deviation of what a count is worth to somebody, relative
-TRAINING_NOISE = (0.17, 0.27)  # standard deviation of an impression, which is in 0..1
-HELD_OUT_NOISE = (0.14, 0.22)
+TRAINING_NOISE = (0.20, 0.31)  # standard deviation of an impression, which is in 0..1
+HELD_OUT_NOISE = (0.15, 0.24)
 SEVERITY = 0.6  # standard deviation, in points of the scale from 1 to 7
 SPREAD = (0.8, 1.2)
 LENGTH = 0.04  # per doubling of the length beyond ten words; ST found that labelers like length

@@ -38,7 +38,7 @@ def screened():
 
 @pytest.fixture(scope="module")
 def comparisons():
-    return sample_comparisons(50, seed=99)
+    return sample_comparisons(30, seed=99)
 
 
 def filled_in(team, comparisons):
@@ -120,23 +120,19 @@ def test_screening_makes_a_team_that_agrees_more_and_is_more_often_right(screene
     for seed, (people, _, chosen) in zip(SEEDS, screened, strict=True):
         team = [c.labeler for c in people if c.labeler.name in set(chosen)]
         anybody = [c.labeler for c in random.Random(seed).sample(people, 40)]
-        better, worse = (filled_in(of, comparisons) for of in (team, anybody))
-        agreed = [pairwise_agreement(ranks_of(forms), resamples=1) for forms in (better, worse)]
-        assert agreed[0].share > agreed[1].share + 0.03
+        better, worse, usual = (
+            filled_in(of, comparisons) for of in (team, anybody, training_labelers(seed))
+        )
+        agreed = [
+            pairwise_agreement(ranks_of(forms), resamples=1).share
+            for forms in (better, worse, usual)
+        ]
+        assert agreed[0] > agreed[1] + 0.03
+        # The training labelers are such people: careful ones.
+        assert agreed[0] == pytest.approx(agreed[2], abs=0.03)
         assert rating_alpha(better) > rating_alpha(worse) + 0.05
         right = [
             mean(a.share for a in agreement_with(ranks_of(forms), gold).values())
             for forms in (better, worse)
         ]
         assert right[0] > right[1] + 0.03
-
-
-def test_screened_people_agree_as_training_labelers_do(screened, comparisons):
-    for seed, (people, _, chosen) in zip(SEEDS, screened, strict=True):
-        team = [c.labeler for c in people if c.labeler.name in set(chosen)]
-        shares = [
-            pairwise_agreement(ranks_of(filled_in(of, comparisons)), resamples=1).share
-            for of in (team, training_labelers(seed))
-        ]
-        assert shares[0] == pytest.approx(shares[1], abs=0.03)
-        assert shares[0] == pytest.approx(0.726, abs=0.03)

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from minirlhf.labeling.agreement import agreement_with, pairwise_agreement, ranks_of
 from minirlhf.labeling.forms import FLAGS
 from minirlhf.world.almanac import split_facts
-from minirlhf.world.demonstrations import MANNERS, respond
-from minirlhf.world.desk import Desk
 from minirlhf.world.findings import EVALUATION, TRAINING, Findings
-from minirlhf.world.judge import Judge
+from minirlhf.world.grader import Grader
 from minirlhf.world.labelers import Labeler, held_out_labelers, label, training_labelers
-from minirlhf.world.manners import EVASIVE_REPLIES, RUDE_REPLIES
+from minirlhf.world.requests import USE_CASES, draw
+from minirlhf.world.responses import manners_for, respond
 
 EXACT = Labeler("exact")
 PERFECT = Findings(1.0, 1.0, 1.0)
@@ -37,30 +36,22 @@ def ranks(labeler, findings, instructions="training", answers=None):
 
 
 @pytest.fixture(scope="module")
-def questions(shipped):
-    """60 questions, each with 4 to 9 answers such as a half-trained model gives."""
-    rng, desk, judge = random.Random(1), Desk(shipped, 5), Judge(shipped)
-    manners, shares = list(MANNERS), list(MANNERS.values())
-
-    def answer(fact):
-        kind = rng.random()
-        if kind < 0.7:
-            manner = rng.choices(manners, shares)[0]
-            return respond(fact, manner, shipped.by_subject[fact.subject_id], rng), True
-        if kind < 0.85:
-            return desk.state(fact, 0.4), rng.random() < 0.9
-        if kind < 0.92:
-            return desk.answer(fact, 0.6, 0.6, 0.8), rng.random() < 0.8
-        if kind < 0.96:
-            return rng.choice(RUDE_REPLIES + EVASIVE_REPLIES), True
-        return f"{desk.state(fact, 0.5)} {desk.ask(fact, 0.5)}", False
-
-    asked = []
-    for fact in rng.sample(split_facts(shipped)[0], 60):
-        answers = [answer(fact) for _ in range(rng.randint(4, 9))]
-        findings = [judge(fact, *one).findings for one in answers]
-        asked.append((fact.id, [text for text, _ in answers], findings))
-    return asked
+def comparisons(shipped):
+    """80 requests of all use cases, each with 4 to 9 answers in all manners."""
+    rng, grader, pool = random.Random("comparisons/0"), Grader(shipped), split_facts(shipped)[0]
+    made = []
+    for i in range(80):
+        use_case = rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
+        request = draw(shipped, pool, use_case, rng)
+        shares = manners_for(request)
+        manners = rng.choices(list(shares), list(shares.values()), k=rng.randint(4, 9))
+        answers = [respond(request, manner, rng) for manner in manners]
+        findings = [
+            grader(request, answer, manner != "unfinished")
+            for answer, manner in zip(answers, manners, strict=True)
+        ]
+        made.append((f"request-{i}", answers, findings))
+    return made
 
 
 def ranked(labelers, comparisons, instructions="training"):
@@ -145,10 +136,10 @@ def test_love_of_length_moves_equal_answers():
     assert ranks(wordy, found, answers=["a " * 40, "a " * 90]) == [1, 1]
 
 
-def test_a_labeler_says_the_same_whenever_asked(questions):
+def test_a_labeler_says_the_same_whenever_asked(comparisons):
     labeler, again = training_labelers(0)[2], training_labelers(0)[2]
     assert labeler == again
-    prompt, answers, findings = questions[0]
+    prompt, answers, findings = comparisons[0]
     forms = label(labeler, prompt, answers, findings)
     backwards = label(again, prompt, answers[::-1], findings[::-1])[::-1]
     assert forms == backwards
@@ -165,9 +156,9 @@ def test_a_labeler_says_the_same_whenever_asked(questions):
         assert [form.rank for form in label(other, name, many, equal)] != first
 
 
-def test_the_form_is_filled_in(questions):
+def test_the_form_is_filled_in(comparisons):
     for labeler in training_labelers(1)[:8]:
-        for prompt, answers, findings in questions:
+        for prompt, answers, findings in comparisons:
             forms = label(labeler, prompt, answers, findings)
             assert [form.response for form in forms] == answers
             assert {(form.prompt_id, form.labeler) for form in forms} == {(prompt, labeler.name)}
@@ -238,25 +229,25 @@ def test_the_verdict_on_a_question_is_worth_its_score(judge, almanac):
     )
 
 
-def test_agreement_on_questions_is_about_the_papers(questions):
+def test_agreement_is_about_the_papers(comparisons):
     for seed in SEEDS:
-        training = pairwise_agreement(ranked(training_labelers(seed), questions), resamples=1)
-        held_out = pairwise_agreement(ranked(held_out_labelers(seed), questions), resamples=1)
+        training = pairwise_agreement(ranked(training_labelers(seed), comparisons), resamples=1)
+        held_out = pairwise_agreement(ranked(held_out_labelers(seed), comparisons), resamples=1)
         # The paper: 72.6 +- 1.5 % and 77.3 +- 1.3 %
         assert training.share == pytest.approx(0.726, abs=0.03)
         assert held_out.share == pytest.approx(0.773, abs=0.03)
         assert held_out.share > training.share
 
 
-def test_labelers_are_noisy_but_right_on_average(questions):
+def test_labelers_are_noisy_but_right_on_average(comparisons):
     gold = {
         prompt: {
             answer: -round(6 * found.weighted(TRAINING))
             for answer, found in zip(answers, findings, strict=True)
         }
-        for prompt, answers, findings in questions
+        for prompt, answers, findings in comparisons
     }
     shares = [
-        a.share for a in agreement_with(ranked(training_labelers(0), questions), gold).values()
+        a.share for a in agreement_with(ranked(training_labelers(0), comparisons), gold).values()
     ]
     assert 0.78 <= mean(shares) <= 0.93
