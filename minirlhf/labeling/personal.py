@@ -64,13 +64,16 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
                 announced = bool(_PHONE_CUE.search(before)) or match.raw_string.startswith("+")
                 digits = sum(character.isdigit() for character in match.raw_string)
                 grouped = leniency == levels.STRICT_GROUPING and digits < len(match.raw_string)
-                if digits >= 7 and (announced or grouped) and not _OTHER_NUMBER.search(before):
+                decimal = re.fullmatch(r"\d+[.,]\d+", match.raw_string)
+                other = decimal or _OTHER_NUMBER.search(before)
+                if digits >= 7 and (announced or grouped) and not other:
                     yield match.start, match.end
 
 
 # --- postal addresses ---
 
-_WORD = r"[^\W\d_a-zß-öø-ÿ][\w'’.-]*"  # begins with a capital letter
+# Begins with a capital letter; a full stop belongs to it after one letter, "St" or "Dr" only.
+_WORD = r"[^\W\d_a-zß-öø-ÿ](?:[\w'’-]*\w)?(?:(?<=\b\w)\.|(?<=\b(?:St|Dr))\.)?"
 _NUMBER = r"\d{1,5}(?:[a-zA-Z]|(?:[/-]\d{1,4}){1,2})?(?![\d-])"
 _INNER = r"(?:de|la|le|du|des|del|della|dei|di|do|da|dos|the|of|and|den|der|dem|zum|zur|am|an)"
 _WORDS = rf"{_WORD}(?: (?:{_INNER} )*(?:l'|d')?{_WORD}){{0,3}}"
@@ -79,7 +82,10 @@ _STREET = (
     r"Square|Sq|Close|Terrace|Ter|Crescent|Parkway|Pkwy|Highway|Hwy|Circle|Cir|Row|Gardens|Nagar|"
     r"Marg|Trail|Walk|Mews|Grove|Hill|Park|Mall|Plaza)\b\.?"
 )
-_UNIT = r"(?:(?:Apt|Apartment|Suite|Unit|Flat|Floor|Room|Studio|House|Plot|No|Piano|Puerta|Appartamento|Piso|Etage|Wohnung)\b\.? ?#?\w{1,5})"
+_UNIT = (
+    r"(?:(?:Apt|Apartment|Suite|Unit|Flat|Floor|Room|Studio|House|Plot|No|Piano|Puerta|"
+    r"Appartamento|Piso|Etage|Wohnung)\b\.? ?#?\w{1,5})"
+)
 _NTH = r"\d+(?:st|nd|rd|th)"
 _JOINED = (  # street names in one word, after which the number comes
     r"\w*(?:straße|strasse|str\.|weg|platz|allee|gasse|ufer|damm|straat|laan|plein|gracht|"
@@ -148,9 +154,9 @@ _SIGNED = (  # a name alone on what is left of a line
 )
 _TITLE = r"\b(?:Mr|Mrs|Ms|Miss|Mx|Dr|Prof|Professor|Sir|Madam|Herr|Frau|Señor|Señora|Mme)\b\.? "
 _AFTER = re.compile(rf"({_NAME})(?= (?:here(?: again)?[.,!]|speaking[.,!]))")
-_ANNOUNCED = re.compile(rf"(?:{'|'.join(_CUES)})({_NAME})")
+_ANNOUNCED = re.compile(rf"(?:{'|'.join(_CUES)})(?=({_NAME}))")
 _SIGNATURE = re.compile(rf"{_SIGNED}({_NAME})(?=\s*$|\n)")
-_TITLED = re.compile(rf"{_TITLE}({_NAME})")
+_TITLED = re.compile(rf"{_TITLE}(?=({_NAME}))")
 _BESIDE = re.compile(rf"({_NAME})(?:,? ?[(<]|, (?:tel\.? |at )?|: )$")  # right before other data
 # Capitalised words that begin a sentence or name something else than a person.
 _NO_NAMES = frozenset(
@@ -167,7 +173,7 @@ _NO_NAMES = frozenset(
         "all everyone everybody team ok okay sure sorry great good happy new north south east",
         "west order ticket invoice isbn moon sun earth god also although before after while",
         "during because mobile phone tel fax desk office address email mail user bot date second",
-        "kind best warm",
+        "kind best warm i'm i’m",
     )
     for word in line.split()
 )
@@ -182,8 +188,6 @@ def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
         if bare.lower() in _NO_NAMES or (len(bare) > 3 and bare.isupper()):
             break
         kept = word.end()
-        if word[0].endswith(".") and len(bare) > 2:  # the end of a sentence, not an initial
-            break
     stripped = re.sub(r"(?:['’]s)?[.,'’-]*$", "", text[start : start + kept])
     return (start, start + len(stripped)) if len(stripped) > 1 else None
 
@@ -205,8 +209,8 @@ def _names(text: str, others: Sequence[Span]) -> Iterator[tuple[int, int]]:
 def find(text: str, public: Collection[str] = frozenset()) -> list[Span]:
     """Personal data in `text`, in order and without overlaps.
 
-    Where two types claim the same place, the one that stands first in CARD, EMAIL, ADDRESS,
-    PHONE, NAME has it.
+    Where two types claim the same place, the one that stands first in CARD, EMAIL, PHONE,
+    ADDRESS, NAME has it.
 
     Args:    public: names of people, things and places that are no personal data; a name that
              stands among them, or in one of them, is left alone.
@@ -225,8 +229,8 @@ def find(text: str, public: Collection[str] = frozenset()) -> list[Span]:
 
     take("CARD", _cards(text))
     take("EMAIL", (match.span() for match in _EMAIL.finditer(text)))
-    take("ADDRESS", _addresses(text))
     take("PHONE", _phones(text))
+    take("ADDRESS", _addresses(text))
     known = "\n".join(sorted(public))
     names = _names(text, list(found))
     take("NAME", ((a, b) for a, b in names if not re.search(rf"\b{re.escape(text[a:b])}\b", known)))

@@ -6,15 +6,18 @@ training facts only. `curation.check_leakage` with facts as keys proves it.
 """
 
 import random
-from collections.abc import Sequence
+from bisect import bisect
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from statistics import NormalDist
 
 from minirlhf.labeling.curation import CUSTOMER_SHARES, PREFIX_LIMIT, compared, split_of
 from minirlhf.labeling.submissions import Submission
-from minirlhf.world.almanac import Almanac, Fact, split_facts
+from minirlhf.world.almanac import Almanac, Fact, question, split_facts, statement
 from minirlhf.world.foreign import FOREIGN, foreign_prompt
 from minirlhf.world.personas import Persona, Spans, decoy, persona, slip
+from minirlhf.world.prompts import TRAIN_FORMS
 from minirlhf.world.requests import USE_CASES, Request, draw
 
 CUSTOMERS, ORGANIZATIONS, LABELERS = 350, 150, 40
@@ -23,6 +26,8 @@ MEDIAN, SPREAD, MOST = 5, 2.13, 1400
 PERSONAL, DECOYS, FOREIGN_SHARE = 0.042, 0.05, 0.035
 COPIES, ALMOST = 0.08, 0.12  # repeats of a customer's own earlier prompt
 TRIES = 12  # draws of a request that does not begin like an earlier one of the customer
+LABELER_PROMPTS = 2400
+LABELER_KINDS = {"plain": 0.6, "few-shot": 0.1, "user-based": 0.3}  # few-shot makes 3 or 4 each
 # How an opening is put together: who the assistant is to be, and for whom.
 _ROLES = (
     "You are a helpful science tutor.",
@@ -167,6 +172,7 @@ def _sent_by(
     """
     sent: list[tuple[Submission, Request]] = []
     begun: set[str] = set()
+    use_cases = _use_cases(rng)
     for _ in range(customer.size):
         fate = rng.random()
         if sent and fate < COPIES:
@@ -178,7 +184,7 @@ def _sent_by(
         elif rng.random() < FOREIGN_SHARE:
             sent.append(_foreign(customer, rng))
         else:
-            use_case = rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
+            use_case = next(use_cases)
             aside = _aside(customer, rng)
             for _ in range(TRIES):
                 request = draw(almanac, customer.pool, use_case, rng)
@@ -189,6 +195,19 @@ def _sent_by(
             begun.add(beginning)
             sent.append((submission, request))
     return sent
+
+
+def _use_cases(rng: random.Random) -> Iterator[str]:
+    """Use cases without end in the shares of Table 1, spread evenly from the first on.
+
+    Steps of the golden ratio around a circle: independent draws would move the shares by two
+    points, since a few customers send most of the prompts.
+    """
+    place = rng.random()
+    bounds = list(accumulate(USE_CASES.values()))
+    while True:
+        place = (place + 0.6180339887) % 1
+        yield list(USE_CASES)[bisect(bounds, place * bounds[-1])]
 
 
 def _foreign(customer: Customer, rng: random.Random) -> tuple[Submission, Request]:
@@ -232,3 +251,92 @@ def _written(customer: Customer, request: Request, aside: str, spans: Spans) -> 
         history=request.history,
         personal=tuple((start + shift, end + shift, kind) for start, end, kind in spans),
     )
+
+
+def public_names(almanac: Almanac) -> frozenset[str]:
+    """Names that stand in the almanac, true or false: nobody's personal data. For `scrub`."""
+    facts = almanac.facts
+    texts = {subject.name for subject in almanac.subjects}
+    texts |= {text for fact in facts for text in (*fact.accepted, *fact.falsehoods)}
+    return frozenset(text for text in texts if text.lower() != text)
+
+
+def labeler_submissions(
+    almanac: Almanac, seed: int = 0, count: int = LABELER_PROMPTS
+) -> tuple[list[Submission], dict[str, Request]]:
+    """About `count` prompts that labelers wrote, on training facts only, of three kinds.
+
+    plain: any request. few-shot: an instruction with K questions and answers makes K prompts,
+    each with the other K - 1 as examples before it; the request is the last question, and its
+    facts are those of all K. user-based: a request worded for the stated use of a customer (whose
+    organization it names) outside the test split.
+
+    Source: Ouyang et al. 2022, section 3.2 and appendix A (arXiv:2203.02155). The shares of the
+    three kinds are ours.
+    Returns: the submissions in the order of labelers, and the request of each submission id.
+    """
+    rng = random.Random(f"labelers/{seed}")
+    train, _ = split_facts(almanac)
+    hosts = [
+        customer
+        for customer in customers(almanac, seed)
+        if customer.opening and split_of(customer.id, seed, CUSTOMER_SHARES) != "test"
+    ]
+    written: list[tuple[Submission, Request]] = []
+    while len(written) < count:
+        labeler = f"labeler-{len(written) * LABELERS // count:02d}"
+        kind = rng.choices(list(LABELER_KINDS), list(LABELER_KINDS.values()))[0]
+        if kind == "few-shot":
+            pairs = [(Submission(p, "new", labeler), r) for p, r in _few_shot(train, rng)]
+        else:
+            use_case = rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
+            request = draw(almanac, train, use_case, rng)
+            host = rng.choice(hosts) if kind == "user-based" else None
+            prompt = request.prompt
+            if host and not request.history:
+                prompt = f"{host.opening} {prompt}"
+            employer = host.organization if host else ""
+            pairs = [(Submission(prompt, "new", labeler, employer), request)]
+        written += [
+            (
+                replace(
+                    s,
+                    source="labeler",
+                    kind=kind,
+                    use_case=r.use_case,
+                    language="en",
+                    history=r.history,
+                ),
+                r,
+            )
+            for s, r in pairs
+        ]
+    ids = [f"labeler-{number:05d}" for number in range(len(written))]
+    made = [replace(s, id=id_) for id_, (s, _) in zip(ids, written, strict=True)]
+    return made, {id_: request for id_, (_, request) in zip(ids, written, strict=True)}
+
+
+def _few_shot(facts: Sequence[Fact], rng: random.Random) -> list[tuple[str, Request]]:
+    """K questions about different facts; for each the prompt that ends with it, and its request.
+
+    The examples go round, so that no two of the K prompts begin alike.
+    """
+    chosen = rng.sample(list(facts), rng.choice((3, 4)))
+    asked = [question(fact, rng.choice(TRAIN_FORMS)) for fact in chosen]
+    shots = [f"Q: {q}\nA: {statement(fact, 0)}\n" for fact, q in zip(chosen, asked, strict=True)]
+    instruction = rng.choice(_FEW_SHOT)
+    made = []
+    for i, (fact, query) in enumerate(zip(chosen, asked, strict=True)):
+        examples = "".join(shots[i + 1 :] + shots[:i])
+        others = (other for other in chosen if other is not fact)
+        request = Request(
+            "open QA",
+            "few-shot",
+            query,
+            (fact, *others),
+            task="answer",
+            subject=fact.subject,
+            asked=(fact,),
+        )
+        made.append((f"{instruction}\n{examples}Q: {query}\nA:", request))
+    return made

@@ -101,6 +101,12 @@ _SLIPS = (
     "Sign it with {NAME}, {PHONE}.",
     "{NAME} ({EMAIL}) will read it.",
     "Contact: {NAME}, tel. {PHONE}, {ADDRESS}.",
+    # nothing around these names announces them
+    "Yesterday {NAME} broke our telescope.",
+    "The prize goes to {NAME} from class 7b.",
+    "{NAME} and I cannot agree on this.",
+    "Is {NAME} right about it?",
+    "{GIVEN} will be ten on Friday.",
     "\nKind regards, {NAME}",
     "\nThanks! {GIVEN}",
 )
