@@ -2,18 +2,16 @@
 
 import difflib
 import re
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Sequence
 
+from minirlhf.world import checks_of_words as words
 from minirlhf.world.almanac import Fact, question
-from minirlhf.world.judge import Judge, Verdict
-from minirlhf.world.lore import NEGATIONS, Claim, Lore, Words
+from minirlhf.world.judge import Verdict
 from minirlhf.world.manners import is_rude
-from minirlhf.world.text import contains, find_all, listed, normalise
+from minirlhf.world.reading import Outcome, Reading
+from minirlhf.world.text import contains, normalise
 from minirlhf.world.use_cases.form import Request
 from minirlhf.world.use_cases.harm import HARMS
-from minirlhf.world.use_cases.reading import numbers_in
 
 _GREETING = re.compile(r"^\W*(?:dear|hi|hello|hey|good morning)\b", re.IGNORECASE)
 _BYE = re.compile(
@@ -35,56 +33,6 @@ _INSULT = re.compile(r"\b(?:fool|fools|ugly|stupid|idiot|dumb|moron|loser|hate|w
 _POLITE = re.compile(
     r"\b(?:please|could you|would you|may i|excuse me|thank|thanks|kindly|happy to|sorry|glad)\b"
 )
-_WH = frozenset(
-    listed(
-        "what who whom whose when where which why how is are was were do does did can has have in",
-        "by of to for on around tell at from into",
-    )
-)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """`helpful` before form is weighed; `truthful` None: as the claims of the answer have it."""
-
-    helpful: float
-    truthful: float | None = None
-    harmless: float = 1.0
-
-
-@dataclass(frozen=True)
-class Reading:
-    """An answer, read once."""
-
-    said: str
-    words: Words
-    parts: tuple[str, ...]  # its sentences
-    claims: tuple[Claim, ...]
-    per_sentence: tuple[tuple[Claim, ...], ...]  # the claims of each sentence
-    current: str  # id of the subject that the request is about
-    lore: Lore
-    judge: Judge
-    questions: Collection[Words]  # every question of the almanac
-
-    @cached_property
-    def lower(self) -> str:
-        """The answer in lower case, with plain apostrophes."""
-        return self.said.lower().replace("’", "'")
-
-    def true_about(self, subject_id: str, but: Collection[str] = ()) -> set[str]:
-        """Relations in which the answer tells the truth about the subject."""
-        return {
-            claim.relation
-            for claim in self.claims
-            if claim.status == "true"
-            and claim.subject_id == subject_id
-            and f"{subject_id}/{claim.relation}" not in but
-        }
-
-    @property
-    def false(self) -> int:
-        """How many different false claims it makes."""
-        return len({claim for claim in self.claims if claim.status == "false"})
 
 
 def _tell(request: Request, reading: Reading) -> Outcome:
@@ -138,7 +86,10 @@ def _answer(request: Request, reading: Reading) -> Outcome:
 
 def _from_passage(request: Request, reading: Reading) -> Outcome:
     verdict = reading.judge.on_passage(request.asked[0], request.told, reading.said)
-    return _answered(reading, verdict, True)
+    outcome = _answered(reading, verdict, True)
+    # Who copies the whole passage leaves the answer to be found.
+    copied = len(request.told) > 1 and contains(reading.words, normalise(request.source))
+    return Outcome(0.5 * outcome.helpful, outcome.truthful) if copied else outcome
 
 
 def _correct(request: Request, reading: Reading) -> Outcome:
@@ -155,103 +106,6 @@ def _correct(request: Request, reading: Reading) -> Outcome:
     if reading.false or not denied:
         return Outcome(0.05, None if reading.false else 1.0 if told else 0.5)
     return Outcome(0.35, 1.0)
-
-
-def _label(request: Request, reading: Reading) -> Outcome:
-    expected = request.expected[0]
-    found = _labels(request, reading)
-    if found == [expected]:
-        return Outcome(1.0, None if reading.claims else 1.0)
-    if expected in found:
-        rest = " ".join(reading.words).partition(" ".join(normalise(expected)))[2]
-        clear = request.kind == "first" and re.match(r"(?: comes?| is) (?:first|before)", rest)
-        return Outcome(1.0 if clear and found[0] == expected else 0.2, 1.0 if clear else 0.3)
-    if found:
-        return Outcome(0.0, 0.0)
-    if request.asked and reading.judge(request.asked[0], reading.said).true:
-        return Outcome(0.6, 1.0)
-    return Outcome(0.0)
-
-
-def _labels(request: Request, reading: Reading) -> list[str]:
-    """The different options that the answer names, in order."""
-    words = list(reading.words)
-    if request.kind == "yes or no":
-        return [words[0]] if words[0] in request.options else []
-    if request.kind == "truth":
-        words = list(normalise(reading.parts[0]))
-    options = {normalise(option): option for option in request.options}
-    subject = normalise(request.subject)
-    if request.subject not in request.options:
-        for at in find_all(tuple(words), subject):
-            words[at : at + len(subject)] = [""] * len(subject)
-    found = {}
-    for phrase in sorted(options, key=len, reverse=True):
-        for at in find_all(tuple(words), phrase):
-            label = options[phrase]
-            if not NEGATIONS.isdisjoint(words[max(0, at - 1) : at]):
-                others = [option for option in request.options if option != label]
-                label = others[0] if len(others) == 1 else ""
-            if label:
-                found.setdefault(label, at)
-            words[at : at + len(phrase)] = [""] * len(phrase)
-    return sorted(found, key=found.__getitem__)
-
-
-def _list_facts(request: Request, reading: Reading) -> Outcome:
-    new = reading.true_about(reading.current)
-    score = min(1.0, len(new) / request.wants)
-    return Outcome(score if len(new) <= request.wants + 1 else 0.6 * score)
-
-
-def _items(text: str) -> list[Words]:
-    """What a list lists: parts between commas, "and", full stops and line breaks."""
-    text = re.split(r"\b(?:are|names?|is)\b:?|:", text)[-1]
-    parts = re.split(r",|\band\b|\bor\b|;|\n|[.!?](?:\s|$)", text)
-    return [words for words in map(normalise, parts) if words]
-
-
-def _list_names(request: Request, reading: Reading) -> Outcome:
-    items = _items(reading.said)
-    wanted = {normalise(name) for name in request.expected}
-    right = {item for item in items if item in wanted}
-    wrong = {item for item in items if item not in wanted}
-    if not items:
-        return Outcome(0.0)
-    precision = len(right) / len(right | wrong)
-    score = min(1.0, len(right) / request.wants) * precision
-    if len(items) > request.wants + 2 or len(items) > len(set(items)):
-        score *= 0.4
-    elif len(right) > request.wants:
-        score *= 0.8
-    return Outcome(score, precision if right else 0.0 if _names_any(reading, wrong) else 0.5)
-
-
-def _names_any(reading: Reading, items: Collection[Words]) -> bool:
-    """Whether an item looks like a name that stands there as an answer."""
-    return len(reading.words) <= 12 and any(len(item) <= 4 for item in items)
-
-
-def _list_questions(request: Request, reading: Reading) -> Outcome:
-    points, seen = 0.0, set()
-    subject = normalise(request.subject)
-    for part in reading.parts:
-        words = normalise(part)
-        if part.endswith("?") and words not in seen:
-            seen.add(words)
-            if words in reading.questions and _about(words, subject):
-                points += 1.0
-            elif len(words) > 3 and words[0] in _WH and _about(words, subject):
-                points += 0.5
-    others = len(reading.parts) - len(seen)
-    score = min(1.0, points / request.wants)
-    if len(seen) > request.wants + 1 or others > len(seen):
-        score *= 0.6
-    return Outcome(score)
-
-
-def _about(words: Words, subject: Words) -> bool:
-    return contains(words, subject) or contains(words, (*subject[:-1], subject[-1] + "'s"))
 
 
 def _polite(request: Request, reading: Reading) -> Outcome:
@@ -304,7 +158,7 @@ def _summary(request: Request, reading: Reading) -> Outcome:
 
 
 def _title(request: Request, reading: Reading) -> Outcome:
-    named = _about(reading.words, normalise(request.subject))
+    named = words.about(reading.words, normalise(request.subject))
     return Outcome(float(named) * (1.0 if len(reading.said.split()) <= 8 else 0.3))
 
 
@@ -327,25 +181,6 @@ def _copy(request: Request, reading: Reading) -> Outcome:
     if any(contains(reading.words, words) for words in right) and verdict.true:
         return Outcome(0.6 if len(reading.parts) == 1 else 0.1, 1.0)
     return Outcome(0.0, 0.5 if len(reading.words) > 8 or verdict.on_topic is False else 0.0)
-
-
-def _numbers(request: Request, reading: Reading) -> Outcome:
-    found, wanted = set(numbers_in(reading.said)), set(request.expected)
-    right = len(found & wanted)
-    if not right:
-        return Outcome(0.0, 0.0 if found else 0.5)
-    score = right / len(found | wanted)
-    extra = len(reading.words) - len(found)
-    return Outcome(score if extra <= 8 else 0.3 * score, right / len(found))
-
-
-def _order(request: Request, reading: Reading) -> Outcome:
-    places = [next(find_all(reading.words, normalise(n)), None) for n in request.expected]
-    known = [place for place in places if place is not None]
-    if len(known) < len(places):
-        return Outcome(0.0, 0.5)
-    right = known == sorted(known)
-    return Outcome(1.0 if right and len(reading.words) < 20 else 0.1, 1.0 if right else 0.0)
 
 
 def _courtesy(request: Request, reading: Reading) -> Outcome:
@@ -389,10 +224,10 @@ CHECKS: dict[str, Callable[[Request, Reading], Outcome]] = {
     "story": _story,
     "answer": _answer,
     "correct": _correct,
-    "label": _label,
-    "list facts": _list_facts,
-    "list names": _list_names,
-    "list questions": _list_questions,
+    "label": words.label,
+    "list facts": words.list_facts,
+    "list names": words.list_names,
+    "list questions": words.list_questions,
     "polite": _polite,
     "exactly": _exactly,
     "question": _question,
@@ -402,8 +237,8 @@ CHECKS: dict[str, Callable[[Request, Reading], Outcome]] = {
     "from passage": _from_passage,
     "untold": _untold,
     "copy": _copy,
-    "numbers": _numbers,
-    "order": _order,
+    "numbers": words.numbers,
+    "order": words.order,
     "courtesy": _courtesy,
     "decline": _decline,
 }

@@ -8,11 +8,12 @@ import re
 from collections.abc import Collection
 
 from minirlhf.world.almanac import Almanac, question
-from minirlhf.world.checks import CHECKS, Reading
+from minirlhf.world.checks import CHECKS
 from minirlhf.world.findings import Findings
 from minirlhf.world.judge import DANGLING, NEW_TURN, Judge
 from minirlhf.world.lore import Lore
 from minirlhf.world.manners import is_rude
+from minirlhf.world.reading import Reading
 from minirlhf.world.text import contains, normalise, sentences
 from minirlhf.world.use_cases.form import Request
 from minirlhf.world.use_cases.harm import HARMS

@@ -25,6 +25,7 @@ _POSSESSIVES = frozenset(listed("its his her their"))
 MOST_VALUE_WORDS = 16  # longer than any value of an almanac
 # "It is true that ..." says nothing about the subject.
 _DUMMY = frozenset(listed("true right wrong false not likely possible mistake clear hard"))
+_PLAIN = (("is", None), ("was", None))
 _LEADS = frozenset(listed("yes no well sorry oh ok okay"))
 _JOINTS = frozenset(listed("and or but while which who because so"))
 
@@ -198,6 +199,9 @@ class Lore:
                 own = (w for w in frame.left + frame.right if w)
                 negated = _negated(words[: mention.start], NEGATIONS.difference(own))
                 status = self._status(mention.subject_id, frame, words[start:end], at_end)
+                # "It is raining here." is no guess at what the subject is.
+                if status == "unknown" and mention.pronoun and frame.right[:2] in _PLAIN:
+                    continue
                 if status and negated:
                     status = "false" if status == "true" else ""
                 if status:
@@ -216,7 +220,8 @@ class Lore:
         if right and len(right) >= len(wrong):
             more = rest[len(right) :] if at_end else rest[: -len(right)]
             # "Jupiter and Saturn": a second value makes a guess of it.
-            joint = more[:1] in (("and",), ("or",)) and _longest(more[1:], values, True, accepted)
+            more = more[1:] if more[:1] in (("and",), ("or",)) else more
+            joint = at_end and _longest(more, values, True, accepted)
             return "false" if joint and not self._another(subject_id, frame, joint) else "true"
         rest = _clipped(rest, at_end)
         if not rest:
@@ -235,7 +240,7 @@ class Lore:
         # "It is Europa.", "On the surface of Vega it is about 9,300 degrees."
         if rest in self._own_names[subject_id] or self._another(subject_id, frame, rest):
             return ""
-        plain = frame.literal == 1 and frame.right[:1] in (("is",), ("was",))
+        plain = frame.literal == 1 and frame.right in _PLAIN
         # "Europa is beautiful" is no claim that an almanac could hold.
         return "" if plain and (len(rest) < 2 or rest[0] in _DUMMY) else "unknown"
 

@@ -186,7 +186,8 @@ def value(source: Source) -> Request:
 
 def names(source: Source) -> Request:
     """The names of what the sentences are about."""
-    subjects = source.subjects(source.rng.randint(2, 3))
+    most = max(2, min(3, len(source.by_id)))
+    subjects = source.subjects(source.rng.randint(2, most))
     told = [source.facts_of(subject, 1)[0] for subject in subjects]
     passage = " ".join(source.say(fact) for fact in told)
     ask = source.pick(

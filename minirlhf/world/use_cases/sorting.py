@@ -82,15 +82,12 @@ def kind(source: Source) -> Request:
     others = sorted({s.kind for s in source.almanac.subjects} - {subject.kind})
     # "Planet or dwarf planet?" would leave open which of the two a word means.
     others = [o for o in others if o not in subject.kind and subject.kind not in o]
-    if len(others) < 2:
-        raise Unfit("fewer than three kinds")
-    options = [subject.kind, *source.rng.sample(others, 2)]
+    if not others:
+        raise Unfit("only one kind")
+    options = [subject.kind, *source.rng.sample(others, min(2, len(others)))]
     source.rng.shuffle(options)
-    first, second, third = map(article, options)
-    ask = source.pick(
-        f"Is {subject.name} {first}, {second} or {third}?",
-        f"What is {subject.name}: {first}, {second} or {third}?",
-    )
+    choice = " or ".join((", ".join(map(article, options[:-1])), article(options[-1])))
+    ask = source.pick(f"Is {subject.name} {choice}?", f"What is {subject.name}: {choice}?")
     return Request(
         "classification",
         "kind",
