@@ -331,7 +331,7 @@ def _cut(text: str, lengths: list, name: str) -> tuple[tuple[str, ...], str]:
         head = HEADS[i % 2]
         start = position + len(head)
         end = start + field({"lengths": lengths[i]}, "lengths", int)
-        if not text.startswith(head, position) or start > end or text[end : end + 1] != "\n":
+        if not text.startswith(head, position) or text[end : end + 1] != "\n":
             raise DataError(f"field 'lengths': message {i + 1} is not there in '{name}'")
         texts.append(text[start:end])
         position = end + 1

@@ -245,6 +245,25 @@ def test_ratings_are_checked_where_they_are_needed():
         load_public([bad], "ultrafeedback")
 
 
+def test_scales_are_taken_in_order_and_only_as_far_as_needed():
+    row = rows_of("ultrafeedback")[0]
+    unneeded = changed(row, "completions.1.annotations.honesty.Rating", "6")
+    assert load_public([unneeded], "ultrafeedback")[0] == EXPECTED["ultrafeedback"][:1]
+    for i in range(4):
+        row = changed(row, f"completions.{i}.annotations", None)
+    # either scale rates three of the four: the fine-grained one comes first
+    row = changed(row, "completions.0.fine-grained_score", None)
+    row = changed(row, "completions.1.overall_score", None)
+    [ranking] = load_public([row], "ultrafeedback")[0]
+    assert (ranking.responses, ranking.ranks) == (("Wood.", "Tin", "Zinc"), (2, 1, 1))
+
+
+def test_a_report_names_three_examples():
+    _, report = load_public(rows_of("ultrafeedback")[3:4] * 5, "ultrafeedback")
+    assert report.skipped == {"equal scores": 5}
+    assert report.examples == {"equal scores": ("row 1", "row 2", "row 3")}
+
+
 def test_a_score_that_is_no_number_counts_as_missing():
     row = changed(rows_of("ultrafeedback")[0], "completions.0.fine-grained_score", float("nan"))
     for i in range(4):  # neither of the other scales rates more
