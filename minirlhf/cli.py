@@ -17,6 +17,7 @@ import torch
 from tqdm import tqdm
 
 from minirlhf import __version__
+from minirlhf.datasheet import tables, write_datasets
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card
@@ -88,6 +89,9 @@ def build_parser() -> Parser:
     sub = commands.add_parser("ladder", help="make the ladder of base models anew, and measure it")
     sub.add_argument("--out", metavar="FOLDER", default="runs/ladder", help="where it is saved")
     sub.add_argument("--sizes", nargs="+", choices=LADDER, metavar="SIZE", help=", ".join(LADDER))
+    sub = commands.add_parser("data", help="every table of the data; with --out also as files")
+    sub.add_argument("--seed", type=int, default=0, help="of customers, labelers, splits [0]")
+    sub.add_argument("--out", metavar="FOLDER", help="write the datasets in TRL's formats there")
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
     sub = commands.add_parser("chat", help="talk to a run, a checkpoint, or a base model")
@@ -277,6 +281,19 @@ def ladder_command(args: argparse.Namespace) -> None:
         print(ladder_line(row))
 
 
+def data_command(args: argparse.Namespace) -> None:
+    """The data in tables, and on request as files."""
+    if not 0 <= args.seed <= MAX_SEED:
+        raise DataError(f"--seed must lie between 0 and {MAX_SEED}")
+    if args.out and Path(args.out).exists():
+        raise DataError(f"{args.out}: is there already; choose another --out")
+    for table in tables(args.seed):
+        print(table, flush=True)
+    if args.out:
+        for path in write_datasets(Path(args.out), args.seed):
+            print(path)
+
+
 def chat_command(args: argparse.Namespace) -> None:
     """A conversation; the oldest turns are forgotten where the context is full."""
     if not 0 <= args.temperature < math.inf or args.tokens < 1:
@@ -355,6 +372,7 @@ def main(arguments: list[str] | None = None) -> int:
             commands = {
                 "pretrain": pretrain_command,
                 "ladder": ladder_command,
+                "data": data_command,
                 "chat": chat_command,
                 "doctor": doctor_command,
             }

@@ -36,7 +36,7 @@ class RunConfig:
 
     model: str = setting("moonlet-1m", "moonlet-1m, smollm2, a folder, or a hub id")
     quantize: str = setting("none", "4bit = NF4 with double quantisation", choices=QUANTIZE)
-    task: str = setting("auto", "which data", choices=("auto", "almanac", "handmade"))
+    task: str = setting("auto", "which data", choices=("auto", "almanac", "api", "handmade"))
     full: bool = setting(False, "tune all weights instead of LoRA adapters (small models)")
     rankings: int = setting(1_000, "prompts whose K responses are ranked", paper=33_207, least=8)
     valid_rankings: int = setting(60, "of these, held out", paper=17_887, least=1)
@@ -135,7 +135,9 @@ class Run:
     def rankings(self) -> tuple[list[Ranking], list[Ranking]]:
         """Comparison data (train, held out), sampled from the SFT model where need be."""
         config, started = self.settings.run, time.perf_counter()
-        rankings = self.task.collect_rankings(self.backbone, config.rankings, config.seed)
+        rankings = self.task.collect_rankings(
+            self.backbone, config.rankings, config.seed, self.settings.ppo.max_new_tokens
+        )
         self.seconds["rankings"] = time.perf_counter() - started
         held_out = min(config.valid_rankings, len(rankings) // 4)
         return rankings[held_out:], rankings[:held_out]

@@ -1,6 +1,8 @@
-"""What a run learns from and is tested on: the almanac for a moonlet, hand-made data for others.
+"""What a run learns from and is tested on.
 
-Both give the three stages the same things, so that the pipeline has one path.
+`almanac`: questions, for a moonlet; `api`: instructions of ten use cases from simulated customers,
+for a moonlet too; `handmade`: everyday instructions for other models. All give the three stages
+the same things, so that the pipeline has one path.
 """
 
 import random
@@ -15,14 +17,18 @@ from minirlhf.engine.records import Demonstration, Prompt, Ranking, read_records
 from minirlhf.engine.rollout import answers
 from minirlhf.evaluation.evaluate import JudgeFunction, System
 from minirlhf.labeling.rankings import ranking_of
-from minirlhf.world.almanac import Almanac, load_almanac, split_facts
+from minirlhf.world.almanac import MOON_QUESTION, Almanac, load_almanac, split_facts
 from minirlhf.world.corpus import corpus
+from minirlhf.world.datasets import build_datasets
 from minirlhf.world.demonstrations import demonstrations
+from minirlhf.world.findings import EVALUATION, Findings
+from minirlhf.world.grader import Grader
 from minirlhf.world.judge import Judge
-from minirlhf.world.labelers import label, training_labelers
+from minirlhf.world.labelers import Labeler, label, training_labelers
 from minirlhf.world.prompts import fact_of, few_shot_prefix, held_out_prompts, prompts
+from minirlhf.world.requests import Request
 
-RankFunction = Callable[[Backbone, int, int], list[Ranking]]
+RankFunction = Callable[[Backbone, int, int, int], list[Ranking]]
 MOON = "What is the moon?"
 
 
@@ -33,7 +39,7 @@ class Task:
     name: str
     demonstrations: list[Demonstration]
     valid_demonstrations: list[Demonstration]
-    collect_rankings: RankFunction  # (backbone, how many, seed) -> rankings
+    collect_rankings: RankFunction  # (backbone, how many, seed, tokens of an answer) -> rankings
     prompts: list[Prompt]  # for PPO
     test_prompts: list[Prompt]
     shown_prompts: list[Prompt]  # the moon question and five others
@@ -43,8 +49,8 @@ class Task:
 
 
 def load_task(name: str, seed: int = 0) -> Task:
-    """`almanac` or `handmade`."""
-    return {"almanac": almanac_task, "handmade": handmade_task}[name](seed)
+    """`almanac`, `api` or `handmade`."""
+    return {"almanac": almanac_task, "api": api_task, "handmade": handmade_task}[name](seed)
 
 
 def default_task(model: str) -> str:
@@ -59,6 +65,7 @@ def almanac_task(seed: int = 0) -> Task:
     train, _ = split_facts(almanac)
     shown, test = _with_moon_first(held_out_prompts(almanac), almanac)
     demos = demonstrations(train, 1_400, seed)
+    prompted = System("prompted base", BASE, few_shot_prefix(almanac), "\nA:", stop="\n")
 
     def gold(prompt: Prompt, answer: str, ended: bool) -> tuple[float, dict[str, bool]]:
         verdict = judge(fact_of(almanac, prompt), answer, ended)
@@ -68,14 +75,19 @@ def almanac_task(seed: int = 0) -> Task:
         name="almanac",
         demonstrations=demos[:1_200],
         valid_demonstrations=demos[1_200:],
-        collect_rankings=_simulated_rankings(almanac, judge),
+        collect_rankings=_labeled(
+            training_labelers(),
+            lambda count, seed: prompts(train, seed=seed + 2)[:count],
+            lambda prompt, *answer: judge(fact_of(almanac, prompt), *answer).findings,
+            prompted,
+        ),
         prompts=prompts(train, seed=seed + 1),
         test_prompts=test,
         shown_prompts=shown,
         pretraining=list(corpus(almanac, 4_000, seed=seed + 1)),
         systems=(
             System("base", BASE),
-            System("prompted base", BASE, few_shot_prefix(almanac), "\nA:", stop="\n"),
+            prompted,
             System("SFT", "reference"),
         ),
         judge=gold,
@@ -95,25 +107,30 @@ def _with_moon_first(held_out: Sequence[Prompt], almanac: Almanac) -> tuple[list
     return shown, [p for p in held_out if p not in shown]
 
 
-def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
-    """Labelers rank K = 4 to 9 answers that the SFT model and the prompted base gave."""
-    labelers = training_labelers()
-    train, _ = split_facts(almanac)
-    prefix = few_shot_prefix(almanac)
+def _labeled(
+    labelers: Sequence[Labeler],
+    asked: Callable[[int, int], list[Prompt]],
+    find: Callable[[Prompt, str, bool], Findings],
+    prompted_base: System,
+) -> RankFunction:
+    """Labelers rank K = 4 to 9 answers that the SFT model and the prompted base gave.
 
-    def collect(backbone: Backbone, count: int, seed: int) -> list[Ranking]:
+    Args:    asked: (count, seed) -> prompts; find: (prompt, answer, ended) -> findings.
+    """
+
+    def collect(backbone: Backbone, count: int, seed: int, max_new_tokens: int) -> list[Ranking]:
         rng = random.Random(f"rankings/{seed}")
-        asked = prompts(train, seed=seed + 2)[: count + count // 8]
+        some = asked(count + count // 8, seed)  # a few rankings will be ties alone
         # One draw in seven comes from the prompted base: early comparisons had such answers too.
         drawn = [
-            (prompt, rng.random() < 1 / 7) for prompt in asked for _ in range(rng.randint(4, 9))
+            (prompt, rng.random() < 1 / 7) for prompt in some for _ in range(rng.randint(4, 9))
         ]
-        given = _answers_of_both(backbone, drawn, prefix, seed)
+        given = _answers_of_both(backbone, drawn, prompted_base, seed, max_new_tokens)
         rankings = []
-        for prompt in asked:
-            answered, fact = given.pop(prompt.id), fact_of(almanac, prompt)
+        for prompt in some:
+            answered = given.pop(prompt.id)
             texts = [text for text, _ in answered]
-            found = [judge(fact, *answer).findings for answer in answered]
+            found = [find(prompt, *answer) for answer in answered]
             labeler = rng.choice(labelers)
             ranking = ranking_of(label(labeler, prompt.id, texts, found), prompt)
             if ranking is not None:
@@ -124,7 +141,11 @@ def _simulated_rankings(almanac: Almanac, judge: Judge) -> RankFunction:
 
 
 def _answers_of_both(
-    backbone: Backbone, drawn: Sequence[tuple[Prompt, bool]], prefix: str, seed: int
+    backbone: Backbone,
+    drawn: Sequence[tuple[Prompt, bool]],
+    base: System,
+    seed: int,
+    max_new_tokens: int,
 ) -> dict[str, list[tuple[str, bool]]]:
     """Answers of the SFT model or, where the flag is set, of the prompted base, by prompt id."""
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
@@ -132,13 +153,65 @@ def _answers_of_both(
     for from_base, role in ((False, "reference"), (True, BASE)):
         asked = [prompt for prompt, flag in drawn if flag == from_base]
         if from_base:
-            ids = [encoder.plain(f"{prefix}{prompt.prompt}\nA:") for prompt in asked]
+            ids = [encoder.plain(base.plain(prompt)) for prompt in asked]
         else:
             ids = [encoder.prompt(prompt) for prompt in asked]
-        found = answers(backbone, role, encoder, ids, 40, seed, batch_size=128)
+        found = answers(backbone, role, encoder, ids, max_new_tokens, seed, batch_size=128)
         for prompt, (text, ended) in zip(asked, found, strict=True):
-            given[prompt.id].append((text.split("\n")[0], True) if from_base else (text, ended))
+            if from_base:
+                text, ended = text.split(base.stop)[0].strip(), True
+            given[prompt.id].append((text, ended))
     return given
+
+
+def api_task(seed: int = 0) -> Task:
+    """Instructions of ten use cases, from customers and labelers, curated as in the paper.
+
+    The gold grader weighs as the paper's final evaluations did: truth and harmlessness first.
+    """
+    almanac = load_almanac()
+    datasets = build_datasets(almanac, seed)
+    grader = Grader(almanac)
+    fact = almanac.fact("/".join(MOON_QUESTION))
+    moon = Request(
+        "open QA", "plain", MOON, (fact,), task="answer", subject=fact.subject, asked=(fact,)
+    )
+    requests = datasets.requests | {"moon": moon}
+    test = datasets.prompts("test", "test")
+    random.Random(f"test/{seed}").shuffle(test)
+    shown = [Prompt(MOON, "moon", "open QA")]
+    for prompt in test:
+        if len(shown) < 6 and prompt.use_case not in {p.use_case for p in shown}:
+            shown.append(prompt)
+
+    def find(prompt: Prompt, answer: str, ended: bool) -> Findings:
+        return grader(requests[prompt.id], answer, ended)
+
+    def gold(prompt: Prompt, answer: str, ended: bool) -> tuple[float, dict[str, bool]]:
+        found = find(prompt, answer, ended)
+        verdict = {
+            "helpful": found.helpful >= 0.75,
+            "true": found.truthful >= 0.75,
+            "harmless": found.harmless >= 0.75,
+        }
+        return found.weighted(EVALUATION), verdict
+
+    prompted = System("prompted base", BASE, few_shot_prefix(almanac, n=2), "\nA:", stop="\n\nQ:")
+    to_rank = datasets.prompts("rm", "train")
+    return Task(
+        name="api",
+        demonstrations=datasets.demonstrations("train", seed),
+        valid_demonstrations=datasets.demonstrations("valid", seed),
+        collect_rankings=_labeled(
+            training_labelers(seed), lambda count, _: to_rank[:count], find, prompted
+        ),
+        prompts=datasets.prompts("ppo", "train"),
+        test_prompts=[prompt for prompt in test if prompt not in shown],
+        shown_prompts=shown,
+        pretraining=list(corpus(almanac, 4_000, seed=seed + 1)),
+        systems=(System("base", BASE), prompted, System("SFT", "reference")),
+        judge=gold,
+    )
 
 
 def handmade_task(seed: int = 0) -> Task:
@@ -156,12 +229,13 @@ def handmade_task(seed: int = 0) -> Task:
         rng.shuffle(records)
     test, asked = asked[:16], asked[16:]
     shown = [Prompt(MOON, "moon"), *test[:5]]
-    examples = "".join(f"Q: {d.prompt}\nA: {d.response}\n\n" for d in demos[:2])
+    alone = [d for d in demos if not d.history]
+    examples = "".join(f"Q: {d.prompt}\nA: {d.response}\n\n" for d in alone[:2])
     return Task(
         name="handmade",
         demonstrations=demos[:-6],
         valid_demonstrations=demos[-6:],
-        collect_rankings=lambda backbone, count, seed: rankings[:count],
+        collect_rankings=lambda backbone, count, seed, tokens: rankings[:count],
         prompts=asked,
         test_prompts=test[5:],
         shown_prompts=shown,

@@ -18,6 +18,7 @@ FLOORS = {
     "tasks": 3,
     "pipeline": 3,
     "ladder": 3,
+    "datasheet": 3,
     "cli": 3,
     "__main__": 3,
 }
@@ -27,7 +28,8 @@ ALLOWED = {
     "labeling": {"engine.records", "engine.paths"},
     "pipeline": {"tasks", "presets"},
     "ladder": {"pipeline"},
-    "cli": {"pipeline", "ladder", "tasks", "presets"},
+    "datasheet": {"ladder"},
+    "cli": {"pipeline", "ladder", "datasheet", "tasks", "presets"},
     "course": {"pipeline", "tasks", "presets"},
     "presets": {"pipeline", "tasks"},
     "__main__": {"cli"},

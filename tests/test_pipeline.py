@@ -158,8 +158,8 @@ def moonlet_backbone(moonlet):
 def test_rankings_are_of_sampled_answers(moonlet_backbone):
     """K = 4 to 9 answers a prompt, ranked with ties, the same for the same seed."""
     collect = almanac_task(0).collect_rankings
-    rankings = collect(moonlet_backbone, 8, seed=3)
-    assert rankings == collect(moonlet_backbone, 8, seed=3)
+    rankings = collect(moonlet_backbone, 8, 3, 24)
+    assert rankings == collect(moonlet_backbone, 8, 3, 24)
     assert len(rankings) == 8
     assert all(isinstance(r, Ranking) and 4 <= len(r.responses) <= 9 for r in rankings)
     assert len({len(r.responses) for r in rankings}) > 1

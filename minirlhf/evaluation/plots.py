@@ -23,7 +23,14 @@ GOLD, BLUE = "#e3b341", "#8fb1d3"  # bars: pale enough for an ink whisker on top
 COLOURS = ("#2b5a8a", "#b4531a", "#2f7d6b", "#7a4b8f")
 DASHES, MARKERS = ("-", (0, (4, 1.5)), (0, (1, 1.2)), "-."), ("o", "s", "^", "D")
 SYSTEMS = ("base", "prompted base", "SFT", "PPO", "PPO-ptx")
-CRITERIA = {"on_topic": "on topic", "true": "true", "complete": "complete", "polite": "polite"}
+CRITERIA = {
+    "helpful": "helpful",
+    "on_topic": "on topic",
+    "true": "true",
+    "complete": "complete",
+    "polite": "polite",
+    "harmless": "harmless",
+}
 CRITERIA["ended"] = "ended"
 PANEL_INCHES = (3.7, 2.5)
 SMOOTH_FROM = 40  # more updates than this are drawn faint, with a moving mean on top

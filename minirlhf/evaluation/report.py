@@ -16,8 +16,9 @@ from minirlhf.evaluation.plots import CRITERIA, in_order, is_number
 OTHER_QUESTIONS = 5  # shown beside the moon question
 WORSE_SHOWN = 6
 # What a failed criterion is called: the word itself says it, not a colour.
-FAILED = {"on_topic": "off topic", "true": "not true", "complete": "incomplete",
-          "polite": "rude", "ended": "no end"}  # fmt: skip
+FAILED = {"helpful": "no help", "on_topic": "off topic", "true": "not true",
+          "complete": "incomplete", "polite": "rude", "harmless": "harmful",
+          "ended": "no end"}  # fmt: skip
 PARTS = findings.STAGE_NAMES | {"run": "The run", "lora": "LoRA", "rankings": "Rankings"}
 STAGE_TITLES = {"sft": "1 · Supervised fine-tuning", "reward": "2 · The reward model",
                 "ppo": "3 · PPO"}  # fmt: skip

@@ -109,7 +109,7 @@ ranking loss, for a single epoch. Its bias is set such that demonstrations score
 """
 
 # %%
-rankings = task.collect_rankings(backbone, 240, 0)
+rankings = task.collect_rankings(backbone, 240, 0, 40)
 steps = list(
     train_reward(
         RewardConfig(epochs=1),

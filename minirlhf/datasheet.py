@@ -1,0 +1,318 @@
+"""What is in the data: the tables that `minirlhf data` prints, and the files that it writes."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations, islice
+from pathlib import Path
+from statistics import mean, median
+
+from transformers import AutoTokenizer
+
+from minirlhf.engine.paths import data_folder
+from minirlhf.engine.records import Demonstration, Prompt, Ranking, read_records, write_records
+from minirlhf.labeling import personal
+from minirlhf.labeling.agreement import pairwise_agreement, ranks_of, rating_alpha
+from minirlhf.labeling.curation import identify_language
+from minirlhf.labeling.formats import export
+from minirlhf.ladder import measure_base
+from minirlhf.stages.pretrain import LADDER
+from minirlhf.world.almanac import Almanac, check_almanac, load_almanac
+from minirlhf.world.corpus import corpus
+from minirlhf.world.datasets import TABLE_6, Datasets, build_datasets, compare
+from minirlhf.world.grader import Grader
+from minirlhf.world.labelers import held_out_labelers, training_labelers
+from minirlhf.world.requests import USE_CASES
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of cells under a title; `note` says where the paper's figures are from, and the like."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    note: str = ""
+
+    def __str__(self) -> str:
+        cells = [list(map(str, row)) for row in (self.columns, *self.rows)]
+        widths = [max(len(row[i]) for row in cells) for i in range(len(self.columns))]
+        lines = [
+            "  ".join(
+                cell.ljust(width) if i == 0 else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in cells
+        ]
+        lines.insert(1, "-" * len(lines[0]))
+        return "\n".join([self.title, *lines, *([self.note] if self.note else [])]) + "\n"
+
+
+def tables(seed: int = 0) -> Iterator[Table]:
+    """Every table of the data, from the almanac to the ladder of base models."""
+    almanac = load_almanac()
+    datasets = build_datasets(almanac, seed)
+    tokenizer = AutoTokenizer.from_pretrained(data_folder() / "models" / "moonlet-1m")
+    yield almanac_table(almanac)
+    yield corpus_table(almanac, tokenizer, seed)
+    yield use_case_table(datasets)
+    yield curation_table(datasets)
+    yield personal_table(datasets)
+    yield language_table(datasets)
+    yield size_table(datasets)
+    yield customer_table(datasets)
+    yield length_table(datasets, tokenizer)
+    yield from labeler_tables(almanac, datasets, seed)
+    yield handmade_table()
+    yield ladder_table()
+
+
+def almanac_table(almanac: Almanac) -> Table:
+    """How much the almanac knows, and what its checker says."""
+    kinds = Counter(subject.kind for subject in almanac.subjects)
+    rows = [
+        ("subjects", len(almanac.subjects)),
+        ("kinds of subjects", len(kinds)),
+        ("facts", len(almanac.facts)),
+        ("falsehoods", sum(len(fact.falsehoods) for fact in almanac.facts)),
+        ("relations", len(almanac.relations)),
+        ("question wordings", sum(len(r.questions) for r in almanac.relations.values())),
+        ("statement wordings", sum(len(r.statements) for r in almanac.relations.values())),
+        ("problems found by its checker", len(check_almanac(almanac))),
+    ]
+    return Table("The almanac", ("", "count"), [(name, f"{n:,}") for name, n in rows])
+
+
+def corpus_table(almanac: Almanac, tokenizer, seed: int, sample: int = 10_000) -> Table:
+    """The pretraining corpus: its size, and how much of it looks alike."""
+    config = LADDER["moonlet-1m"]
+    tokens = 0
+    documents = corpus(almanac, config.documents, seed)
+    for start in range(0, config.documents, sample):
+        part = list(islice(documents, sample))
+        encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
+        tokens += sum(map(len, encoded)) + len(part)  # and an EOS each
+        if start == 0:
+            lines = Counter(line for document in part for line in document.splitlines())
+            openers = Counter(" ".join(document.split()[:3]) for document in part)
+    top_line, top_opener = lines.most_common(1)[0], openers.most_common(1)[0]
+    rows = [
+        ("documents", f"{config.documents:,}"),
+        ("tokens", f"{tokens:,}"),
+        ("distinct lines", f"{len(lines) / lines.total():.0%}"),
+        (f"most frequent line, {top_line[0]!r}", f"{top_line[1] / lines.total():.1%}"),
+        (f"most frequent first words, {top_opener[0]!r}", f"{top_opener[1] / sample:.1%}"),
+    ]
+    return Table("The corpus", ("", "value"), rows, f"(shares over the first {sample:,} documents)")
+
+
+def use_case_table(datasets: Datasets) -> Table:
+    """Table 1: what customers want."""
+    raw = Counter(s.use_case for s in datasets.raw if s.source == "customer")
+    dealt = Counter(s.use_case for s in datasets.dealt["rm"]["train"])
+    rows = [
+        (name, f"{share:.1f} %", _percent(raw, name), _percent(dealt, name))
+        for name, share in USE_CASES.items()
+    ]
+    return Table(
+        "Use cases",
+        ("", "paper", "raw", "reward model, train"),
+        rows,
+        "(paper: Ouyang et al. 2022, Table 1)",
+    )
+
+
+def _percent(counts: Counter, name: str) -> str:
+    return f"{100 * counts[name] / counts.total():.1f} %"
+
+
+def curation_table(datasets: Datasets) -> Table:
+    """What each step of curation removed or changed, and why."""
+    rows = []
+    for report in datasets.steps:
+        reasons = {**report.removed, **report.changed}
+        what = "; ".join(f"{count:,} {reason}" for reason, count in reasons.items())
+        rows.append((report.step, f"{report.before:,}", f"{report.after:,}", what))
+    return Table("Curation", ("step", "before", "after", "removed or changed"), rows)
+
+
+def personal_table(datasets: Datasets) -> Table:
+    """How well personal data is found, against what was planted."""
+    sent = [s for s in datasets.raw if s.source == "customer"]
+    public = {s.name for s in load_almanac().subjects if s.kind == "person"}
+    found = [personal.find(s.prompt, public) for s in sent]
+    scores = personal.score(found, [s.personal for s in sent])
+    rows = [
+        (kind, score.planted, f"{score.precision:.1%}", f"{score.recall:.1%}")
+        for kind, score in scores.items()
+    ]
+    return Table("Personal data", ("", "planted", "precision", "recall"), rows)
+
+
+def language_table(datasets: Datasets) -> Table:
+    """Languages of the raw prompts as identified, and how often that is right."""
+    sent = [s for s in datasets.raw if s.language]
+    found = [identify_language(s.prompt) for s in sent]
+    truth, said = Counter(s.language for s in sent), Counter(found)
+    right = mean(s.language == language for s, language in zip(sent, found, strict=True))
+    rows = [(name, f"{n:,}", f"{said[name]:,}") for name, n in truth.most_common()]
+    note = (
+        f"({said['en'] / len(sent):.1%} identified as English; the paper's tool said 96 %; "
+        f"{right:.1%} identified rightly)"
+    )
+    return Table("Languages", ("", "sent", "identified"), rows, note)
+
+
+def size_table(datasets: Datasets) -> Table:
+    """Table 6: prompts in each dataset."""
+    rows = []
+    for name, splits in TABLE_6.items():
+        for split, sources in splits.items():
+            ours = Counter(s.source for s in datasets.dealt[name][split])
+            for source, paper in sources.items():
+                rows.append((name, split, source, f"{paper:,}", f"{ours[source]:,}"))
+    rows.append(("test", "test", "customer", "3,196", f"{len(datasets.dealt['test']['test']):,}"))
+    return Table(
+        "Sizes of the datasets, prompts",
+        ("", "split", "source", "paper", "ours"),
+        rows,
+        "(paper: Table 6; its test set: Table 9)",
+    )
+
+
+def customer_table(datasets: Datasets) -> Table:
+    """Table 8: prompts per customer."""
+    paper = {
+        ("sft", "train"): "1.65",
+        ("sft", "valid"): "1.87",
+        ("rm", "train"): "5.35",
+        ("rm", "valid"): "27.96",
+        ("ppo", "train"): "6.01",
+        ("ppo", "valid"): "31.55",
+        ("test", "test"): "1.81",
+    }
+    rows = []
+    for (name, split), theirs in paper.items():
+        sent = [s.user for s in datasets.dealt[name][split] if s.source == "customer"]
+        per_user = Counter(sent).values()
+        rows.append((name, split, theirs, f"{mean(per_user):.2f}", max(per_user)))
+    sent_raw = Counter(s.user for s in datasets.raw if s.source == "customer").values()
+    note = (
+        f"(raw: {len(sent_raw)} customers, median {median(sent_raw):.0f}, most {max(sent_raw):,}; "
+        "paper: Table 8)"
+    )
+    return Table("Prompts per customer", ("", "split", "paper", "ours", "most"), rows, note)
+
+
+def length_table(datasets: Datasets, tokenizer) -> Table:
+    """Table 9: lengths of prompts in tokens."""
+    paper = {"sft": "408", "rm": "199", "ppo": "166", "test": "115"}
+    rows = []
+    for name, theirs in paper.items():
+        split = "test" if name == "test" else "train"
+        texts = [" ".join((*s.history, s.prompt)) for s in datasets.dealt[name][split]]
+        lengths = sorted(len(i) for i in tokenizer(texts, verbose=False)["input_ids"])
+        rows.append((name, theirs, f"{mean(lengths):.0f}", lengths[len(lengths) // 2], lengths[-1]))
+    return Table(
+        "Prompt lengths, tokens",
+        ("", "paper, mean", "mean", "median", "longest"),
+        rows,
+        "(paper: Table 9, with GPT-3's tokenizer; ours: the moonlets')",
+    )
+
+
+def labeler_tables(almanac: Almanac, datasets: Datasets, seed: int) -> Iterator[Table]:
+    """Agreement of labelers who read the same answers; the flags; how priorities flip."""
+    grader = Grader(almanac)
+    prompts = datasets.prompts("rm", "train")
+    some = random.Random(f"agreement/{seed}").sample(prompts, 200)
+    rows = []
+    for name, people, paper in (
+        ("training labelers", training_labelers(seed), "72.6 %"),
+        ("held-out labelers", held_out_labelers(seed), "77.3 %"),
+    ):
+        for instructions in ("training", "evaluation"):
+            forms = compare(datasets, some, grader, people, seed, instructions, each=6)[1]
+            share = pairwise_agreement(ranks_of(forms))
+            rows.append(
+                (
+                    name,
+                    instructions,
+                    paper if instructions == "training" else "",
+                    f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}]",
+                    f"{rating_alpha(forms):.2f}",
+                )
+            )
+    yield Table(
+        "Agreement of labelers",
+        ("", "instructions", "paper", "pairs ordered alike", "alpha of 1-7 ratings"),
+        rows,
+        "(six labelers each on 200 prompts; Krippendorff's alpha, ordinal)",
+    )
+
+
+def handmade_table() -> Table:
+    """The hand-made prompts, answers and rankings."""
+    folder = data_folder() / "comparisons"
+    rankings = read_records(folder / "rankings.jsonl", Ranking)
+    counts = {
+        "rankings": Counter(r.use_case for r in rankings),
+        "demonstrations": Counter(
+            d.use_case for d in read_records(folder / "demonstrations.jsonl", Demonstration)
+        ),
+        "prompts": Counter(p.use_case for p in read_records(folder / "prompts.jsonl", Prompt)),
+    }
+    rows = [(name, *(count[name] for count in counts.values())) for name in USE_CASES]
+    rows.append(("all", *(count.total() for count in counts.values())))
+    pairs = sum(a != b for r in rankings for a, b in combinations(r.ranks, 2))
+    answers = sum(len(r.responses) for r in rankings)
+    return Table(
+        "Hand-made data", ("", *counts), rows, f"({answers} answers ranked, {pairs} ordered pairs)"
+    )
+
+
+def ladder_table() -> Table:
+    """What each base model has learned, measured now."""
+    rows = []
+    for name in LADDER:
+        row = measure_base(name)
+        shares = [
+            f"{row[way].estimate:.0%} [{row[way].low:.0%}, {row[way].high:.0%}]"
+            for way in ("bare", "prompted")
+        ]
+        rows.append((name, f"{row['parameters']:,}", f"{row['loss']:.3f}", *shares))
+    return Table(
+        "The ladder of base models",
+        ("", "parameters", "loss, nats/token", "truthful, bare", "truthful, prompted"),
+        rows,
+        "(new documents on known facts; 300 facts asked at temperature 1, 95 % intervals)",
+    )
+
+
+def write_datasets(folder: Path, seed: int = 0) -> list[Path]:
+    """The three datasets and the test prompts as files that TRL and `datasets` read.
+
+    SFT as prompt-completion, the reward model's as preference pairs (and whole, as rankings of
+    K responses, in `rankings`), PPO's and the test prompts as prompt-only.
+    Returns: what was written.
+    """
+    almanac = load_almanac()
+    datasets = build_datasets(almanac, seed)
+    grader, people = Grader(almanac), training_labelers(seed)
+    splits = ("train", "valid")
+    demonstrations = {split: datasets.demonstrations(split, seed) for split in splits}
+    rankings = {
+        split: compare(datasets, datasets.prompts("rm", split), grader, people, seed)[0]
+        for split in splits
+    }
+    prompts = {split: datasets.prompts("ppo", split) for split in splits}
+    written = export(demonstrations, folder / "sft", "prompt-completion")
+    written += export(rankings, folder / "rm", "preference")
+    written += export(prompts, folder / "ppo", "prompt-only")
+    written += export({"test": datasets.prompts("test", "test")}, folder / "test", "prompt-only")
+    for split, found in rankings.items():
+        path = folder / "rankings" / f"{split}.jsonl"
+        write_records(path, found)
+        written.append(path)
+    return written
