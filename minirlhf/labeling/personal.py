@@ -2,8 +2,8 @@
 
 Telephone numbers are found by libphonenumber's tables, card numbers by their check digit, mail
 addresses by their shape; postal addresses and names by rules that are listed here in full. The
-rules for names need something around the name that announces one ("my name is", "Dear", "Mr", a
-mail address right after it), or the name's own shape; see docs for what they miss.
+rules for names need something around the name that announces one: "my name is", "Dear", "Mr", a
+mail address right after it. A name in the midst of a sentence that nothing announces is missed.
 """
 
 import re
@@ -203,6 +203,11 @@ def _names(text: str, others: Sequence[Span]) -> Iterator[tuple[int, int]]:
             yield span
 
 
+def _is_public(name: str, public: Collection[str]) -> bool:
+    words = re.compile(rf"\b{re.escape(name)}(?!\w)")
+    return any(words.search(other) for other in public)
+
+
 # --- all together ---
 
 
@@ -231,9 +236,8 @@ def find(text: str, public: Collection[str] = frozenset()) -> list[Span]:
     take("EMAIL", (match.span() for match in _EMAIL.finditer(text)))
     take("PHONE", _phones(text))
     take("ADDRESS", _addresses(text))
-    known = "\n".join(sorted(public))
     names = _names(text, list(found))
-    take("NAME", ((a, b) for a, b in names if not re.search(rf"\b{re.escape(text[a:b])}\b", known)))
+    take("NAME", ((a, b) for a, b in names if not _is_public(text[a:b], public)))
     return sorted(found)
 
 
