@@ -97,6 +97,12 @@ def test_an_answer_that_does_not_end_is_less_helpful(grader, almanac):
     assert grader(request, "Europa orbits Jupiter.") == whole  # says the same when asked again
 
 
+def test_a_greeting_said_back_is_no_greeting(grader, almanac):
+    request = request_of(almanac, "chat/greeting", ORBIT, lambda r: r.prompt == "Hi there!")
+    assert grader(request, "Hi there!").helpful <= 0.2
+    assert grader(request, "Hi! How can I help you?").helpful == 1.0
+
+
 def test_every_kind_has_three_answers_judged_by_hand():
     assert {name for name, *_ in ALL} == BUILDERS.keys()
     assert min(len(answers) for *_, answers in ALL) >= 3
