@@ -70,7 +70,11 @@ class Grader:
             return Findings(0.0, 0.0, 1.0 - is_rude(text), ("fails_instruction",))
         reading = _read(request, said, lore, self.judge, self._questions)
         outcome = CHECKS[request.task](request, reading)
-        complete = ended and not turn and not DANGLING.search(said)
+        # "Facts about Alpha Centauri A" does not end in an article.
+        dangling = DANGLING.search(said) and not (
+            request.subject and said.endswith(request.subject)
+        )
+        complete = ended and not turn and not dangling
         met = request.constraint is None or request.constraint.met(said)
         factor = _form(request, reading, text) * (1.0 if complete else CUT_OFF)
         helpful = outcome.helpful * factor * (1.0 if met else UNMET)
