@@ -64,8 +64,7 @@ def _phones(text: str) -> Iterator[tuple[int, int]]:
                 announced = bool(_PHONE_CUE.search(before)) or match.raw_string.startswith("+")
                 digits = sum(character.isdigit() for character in match.raw_string)
                 grouped = leniency == levels.STRICT_GROUPING and digits < len(match.raw_string)
-                decimal = re.fullmatch(r"\d+[.,]\d+", match.raw_string)
-                other = decimal or _OTHER_NUMBER.search(before)
+                other = _OTHER_NUMBER.search(before)
                 if digits >= 7 and (announced or grouped) and not other:
                     yield match.start, match.end
 
