@@ -26,8 +26,8 @@ _CARD = re.compile(
 REGIONS = ("US", "GB", "DE", "FR", "ES", "IT", "NL", "SE", "AU", "IN", "JP", "BR")
 # Where one of these stands before a number, its length need only be possible.
 _PHONE_CUE = re.compile(
-    r"\b(?:call|phone|ring|text|tele?phone|tel|mobile|mob|cell|fax|whatsapp|reach|dial|desk|office"
-    r"|my number)\b[^\d+(]{0,20}$",
+    r"\b(?:(?:tel|mob)\b\.?|(?:call|phone|ring|text|telephone|mobile|cell|fax|whatsapp|reach|dial|"
+    r"desk|office|my number)\b)[^\d+(.!?]{0,20}$",
     re.IGNORECASE,
 )
 _OTHER_NUMBER = re.compile(

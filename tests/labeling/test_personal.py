@@ -44,7 +44,7 @@ class TestFind:
             "My book has the ISBN 978-3-16-148410-0.",
             "This is for order 1234-56789-12.",
             "Please call about order 415555012.",
-            "I have 3.14159265358 on my shirt.",
+            "People read it on a phone. Input: I have 3.14159265358 on my shirt.",
             "My ticket number is 123451234512.",
             "We sent invoice number 49291234-56789123.",
             "In Spring 2018, Brown Foods and During 1976 were in the news.",
