@@ -130,10 +130,13 @@ def settings_from(args: argparse.Namespace, earlier: Path | None = None) -> Sett
             flags.setdefault(stage, {})[field] = value
     files = [file for file in (earlier, args.settings) if file]
     layers = [(file, read_settings(file)) for file in files] + [("", flags)]
-    model = [v["run"]["model"] for _, v in layers if "model" in v.get("run", {})] or ["moonlet-1m"]
+    model, task = "moonlet-1m", "auto"
+    for _, values in layers:
+        model = str(values.get("run", {}).get("model", model))
+        task = str(values.get("run", {}).get("task", task))
     settings = Settings()
     for quick in (True, False) if args.quick else (False,):
-        preset = preset_file(str(model[-1]), quick)
+        preset = preset_file(model, task, quick)
         if preset.is_file():  # a quick preset that was asked for goes over an earlier command's
             place = 1 if quick and earlier else 0
             layers.insert(place, (preset, read_settings(preset)))
@@ -161,9 +164,9 @@ def flag_of(stage: str, name: str) -> str:
     return "--" + (name if stage in ("run", "pretrain") else f"{stage}.{name}").replace("_", "-")
 
 
-def preset_file(model: str, quick: bool) -> Path:
-    """What suits a kind of model: the defaults fit a moonlet, so only others have a full preset."""
-    kind = "moonlet" if "moonlet" in model else "other"
+def preset_file(model: str, task: str, quick: bool) -> Path:
+    """What suits a task or a kind of model; the defaults fit a moonlet that answers questions."""
+    kind = "api" if task == "api" else "moonlet" if "moonlet" in model else "other"
     return data_folder() / "settings" / f"{kind}{'-quick' if quick else ''}.yaml"
 
 

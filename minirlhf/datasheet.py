@@ -20,10 +20,13 @@ from minirlhf.ladder import measure_base
 from minirlhf.stages.pretrain import LADDER
 from minirlhf.world.almanac import Almanac, check_almanac, load_almanac
 from minirlhf.world.corpus import corpus
+from minirlhf.world.customers import public_names
 from minirlhf.world.datasets import TABLE_6, Datasets, build_datasets, compare
 from minirlhf.world.grader import Grader
 from minirlhf.world.labelers import held_out_labelers, training_labelers
 from minirlhf.world.requests import USE_CASES
+
+RANKED_BY_MANY = 200  # prompts that six labelers read, to see how far they agree
 
 
 @dataclass(frozen=True)
@@ -140,7 +143,7 @@ def curation_table(datasets: Datasets) -> Table:
 def personal_table(datasets: Datasets) -> Table:
     """How well personal data is found, against what was planted."""
     sent = [s for s in datasets.raw if s.source == "customer"]
-    public = {s.name for s in load_almanac().subjects if s.kind == "person"}
+    public = public_names(load_almanac())
     found = [personal.find(s.prompt, public) for s in sent]
     scores = personal.score(found, [s.personal for s in sent])
     rows = [
@@ -226,7 +229,7 @@ def labeler_tables(almanac: Almanac, datasets: Datasets, seed: int) -> Iterator[
     """Agreement of labelers who read the same answers; the flags; how priorities flip."""
     grader = Grader(almanac)
     prompts = datasets.prompts("rm", "train")
-    some = random.Random(f"agreement/{seed}").sample(prompts, 200)
+    some = random.Random(f"agreement/{seed}").sample(prompts, RANKED_BY_MANY)
     rows = []
     for name, people, paper in (
         ("training labelers", training_labelers(seed), "72.6 %"),
@@ -248,7 +251,7 @@ def labeler_tables(almanac: Almanac, datasets: Datasets, seed: int) -> Iterator[
         "Agreement of labelers",
         ("", "instructions", "paper", "pairs ordered alike", "alpha of 1-7 ratings"),
         rows,
-        "(six labelers each on 200 prompts; Krippendorff's alpha, ordinal)",
+        f"(six labelers each on {RANKED_BY_MANY} prompts; Krippendorff's alpha, ordinal)",
     )
 
 

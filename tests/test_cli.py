@@ -161,9 +161,16 @@ def test_flags_beat_the_file_and_the_file_beats_defaults(tmp_path):
 def test_the_models_preset_lies_under_file_and_flags(tmp_path):
     file = tmp_path / "my.yaml"
     file.write_text("ppo: {updates: 7}\n", encoding="utf-8")
-    for name, quick in (("smollm2", False), ("smollm2", True), ("moonlet-1m", True)):
-        preset = yaml.safe_load(preset_file(name, quick).read_text(encoding="utf-8"))
-        flags = ["--model", name, *(["--quick"] if quick else [])]
+    cases = (
+        ("smollm2", "auto", False),
+        ("smollm2", "auto", True),
+        ("moonlet-1m", "auto", True),
+        ("moonlet-1m", "api", False),
+        ("moonlet-1m", "api", True),
+    )
+    for name, task, quick in cases:
+        preset = yaml.safe_load(preset_file(name, task, quick).read_text(encoding="utf-8"))
+        flags = ["--model", name, "--task", task, *(["--quick"] if quick else [])]
         settings = settings_from(parse("run", *flags))
         for stage, values in preset.items():
             for setting, value in values.items():

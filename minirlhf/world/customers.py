@@ -5,6 +5,7 @@ The world sees to it that no fact of a test question is trained on: a customer w
 training facts only. `curation.check_leakage` with facts as keys proves it.
 """
 
+import math
 import random
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -26,7 +27,7 @@ MEDIAN, SPREAD, MOST = 5, 2.13, 1400
 PERSONAL, DECOYS, FOREIGN_SHARE = 0.042, 0.05, 0.035
 COPIES, ALMOST = 0.08, 0.12  # repeats of a customer's own earlier prompt
 TRIES = 12  # draws of a request that does not begin like an earlier one of the customer
-LABELER_PROMPTS = 2400
+LABELER_PROMPTS = 2700
 LABELER_KINDS = {"plain": 0.6, "few-shot": 0.1, "user-based": 0.3}  # few-shot makes 3 or 4 each
 # How an opening is put together: who the assistant is to be, and for whom.
 _ROLES = (
@@ -92,7 +93,7 @@ def sizes(count: int = CUSTOMERS) -> list[int]:
     """
     normal = NormalDist()
     logs = (normal.inv_cdf((i + 0.5) / count) for i in range(count))
-    return [max(1, min(MOST, round(MEDIAN * 2.718281828 ** (SPREAD * z)))) for z in logs]
+    return [max(1, min(MOST, round(MEDIAN * math.exp(SPREAD * z)))) for z in logs]
 
 
 def customers(almanac: Almanac, seed: int = 0, count: int = CUSTOMERS) -> list[Customer]:

@@ -14,12 +14,13 @@ from minirlhf.world.customers import (
     CUSTOMERS,
     LABELER_PROMPTS,
     labeler_submissions,
+    public_names,
     submissions,
 )
 from minirlhf.world.grader import Grader
 from minirlhf.world.labelers import Labeler, label
 from minirlhf.world.requests import Request
-from minirlhf.world.responses import MANNERS, respond
+from minirlhf.world.responses import manners_for, respond
 
 # Ouyang et al. 2022, Table 6 (arXiv:2203.02155): dataset -> split -> source -> prompts.
 TABLE_6 = {
@@ -67,8 +68,10 @@ class Datasets:
         made = []
         for sent in self.dealt["sft"][split]:
             rng = random.Random(f"demonstration/{seed}/{sent.id}")
-            manner = _one_of(DEMONSTRATION_MANNERS, rng)
-            response = respond(self.requests[sent.id], manner, rng)
+            request = self.requests[sent.id]
+            fitting = manners_for(request)
+            manners = {m: share for m, share in DEMONSTRATION_MANNERS.items() if m in fitting}
+            response = respond(request, _one_of(manners, rng), rng)
             made.append(Demonstration(sent.prompt, response, sent.id, sent.use_case, sent.history))
         return made
 
@@ -83,10 +86,12 @@ class Datasets:
         """K = 4 to 9 different responses to a prompt, as written by many hands."""
         rng = random.Random(f"responses/{seed}/{prompt_id}")
         wanted = rng.randint(LEAST_RESPONSES, MOST_RESPONSES)
+        request = self.requests[prompt_id]
+        manners = manners_for(request)
         found: dict[str, None] = {}
         for _ in range(20 * wanted):
             if len(found) < wanted:
-                found[respond(self.requests[prompt_id], _one_of(MANNERS, rng), rng)] = None
+                found[respond(request, _one_of(manners, rng), rng)] = None
         return tuple(found)
 
 
@@ -104,8 +109,7 @@ def build_datasets(almanac: Almanac, seed: int = 0, share: float = SHARE) -> Dat
     count = max(80, round(LABELER_PROMPTS * scale))
     written, written_requests = labeler_submissions(almanac, seed, count)
     raw, requests = raw + written, requests | written_requests
-    people = {s.name for s in almanac.subjects if s.kind == "person"}
-    curated, steps = curate(raw, seed, public=people)
+    curated, steps = curate(raw, seed, public=public_names(almanac))
     check_leakage(
         curated,
         keys=lambda sent: (fact.id for fact in requests[sent.id].facts),

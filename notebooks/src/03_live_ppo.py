@@ -42,7 +42,7 @@ r"""
 ## 1. One base, and what we hang on it
 
 `moonlet-1m` is a language model of a million parameters that has read a small
-web about moons, planets and spacecraft: pages, quizzes, forum threads, rude
+web of astronomy and everyday science: pages, quizzes, forum threads, rude
 answers and all. InstructGPT's third stage needs five models. Here they are five
 roles on this one base: the *base* itself, the *reference* (SFT), the *reward*
 model, the *policy* and the *value* model, each of them a small LoRA adapter.

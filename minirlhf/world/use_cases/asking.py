@@ -1,7 +1,6 @@
 """Open questions, some of them with a false premise."""
 
 from minirlhf.world.almanac import Fact
-from minirlhf.world.text import capitalise, inline
 from minirlhf.world.use_cases.form import Constraint, Request
 from minirlhf.world.use_cases.source import Source
 
@@ -64,17 +63,17 @@ def false_premise(source: Source) -> Request:
 
 def why(source: Source, fact: Fact, value: str) -> str:
     """A question that takes `value` for true: "Why does Europa orbit Saturn?"."""
-    false = source.say(fact, value)
-    start, rest = capitalise(fact.subject), ""
+    false = source.clause(fact, value)
+    start, rest = fact.subject, ""
     if false.startswith(f"{start} "):
-        rest = false[len(start) + 1 :].rstrip(".")
+        rest = false[len(start) + 1 :]
     verb, _, tail = rest.partition(" ")
     if source.chance(0.7) and verb in ("is", "was", "has been", "can"):
         return f"Why {verb} {fact.subject} {tail}?"
     if source.chance(0.7) and verb in _BASE_FORMS:
         return f"Why does {fact.subject} {_BASE_FORMS[verb]} {tail}?"
     return source.pick("Why is it that {}?", "How come {}?", "Can you explain why {}?").format(
-        inline(false)
+        false
     )
 
 
@@ -82,7 +81,7 @@ def yes_or_no(source: Source) -> Request:
     """Is it true that ...? With the answer no more often than yes."""
     fact, value = source.doubtful()
     right = source.chance(0.4)
-    said = inline(source.say(fact, fact.value if right else value))
+    said = source.clause(fact, fact.value if right else value)
     prompt = source.pick("Is it true that {}?", "Is it right that {}?", "I read that {}. Is it so?")
     return Request(
         "open QA",

@@ -1,6 +1,5 @@
 """Dialogues of up to five turns that refer back to what was said."""
 
-from minirlhf.world.text import inline
 from minirlhf.world.use_cases.form import Request
 from minirlhf.world.use_cases.source import Source, Unfit
 
@@ -58,7 +57,7 @@ def same_of_another(source: Source) -> Request:
 def doubt(source: Source) -> Request:
     """The user doubts a true answer and claims a falsehood."""
     fact, value = source.doubtful()
-    false = inline(source.say(fact, value))
+    false = source.clause(fact, value)
     prompt = source.pick(
         f"Are you sure? I read that {false}.",
         f"No, I think that {false}.",

@@ -3,7 +3,6 @@
 import re
 
 from minirlhf.world.almanac import short_answer
-from minirlhf.world.text import inline
 from minirlhf.world.use_cases.form import Request
 from minirlhf.world.use_cases.source import Source, Unfit, article
 
@@ -167,7 +166,7 @@ def gap(source: Source) -> Request:
 def count_words(source: Source) -> Request:
     """How many words a sentence has."""
     fact = source.fact()
-    said = inline(source.say(fact))
+    said = source.clause(fact)
     ask = source.pick('How many words are in "{}"?', 'Count the words in "{}".')
     number = str(len(said.split()))
     return Request(

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from minirlhf.world.almanac import Almanac, Fact, Subject, question, statement
 from minirlhf.world.prompts import TRAIN_FORMS
 from minirlhf.world.scenes import with_pronoun
+from minirlhf.world.text import inline
 
 _PLURALS = {"person": "people", "spacecraft": "spacecraft", "nebula": "nebulae"}
 
@@ -93,6 +94,12 @@ class Source:
         possessive = "this person's" if word != "it" else "its"
         asked = re.sub(rf"\b{re.escape(fact.subject)}'s\b", possessive, asked)
         return re.sub(rf"\b{re.escape(fact.subject)}(?!\w)", word, asked)
+
+    def clause(self, fact: Fact, value: str | None = None) -> str:
+        """A statement for use inside another sentence: never one that opens with 'Put simply'."""
+        forms = fact.wording.statements
+        plain = [i for i, form in enumerate(forms) if form.startswith("{Subject}")]
+        return inline(statement(fact, self.rng.choice(plain or range(len(forms))), value))
 
     def say(self, fact: Fact, value: str | None = None) -> str:
         """A sentence that states the fact, or claims `value` instead."""
