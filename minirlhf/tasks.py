@@ -181,7 +181,8 @@ def api_task(seed: int = 0) -> Task:
     random.Random(f"test/{seed}").shuffle(test)
     shown = [Prompt(MOON, "moon", "open QA")]
     for prompt in test:
-        if len(shown) < 6 and prompt.use_case not in {p.use_case for p in shown}:
+        seen = {p.use_case for p in shown}
+        if len(shown) < 6 and prompt.use_case not in seen and not prompt.history:
             shown.append(prompt)
 
     def find(prompt: Prompt, answer: str, ended: bool) -> Findings:

@@ -18,7 +18,7 @@ from minirlhf.pipeline import POLICIES, Run, RunConfig, Settings, no_progress
 from minirlhf.stages.ppo import PPOConfig
 from minirlhf.stages.reward import RewardConfig
 from minirlhf.stages.sft import SFTConfig
-from minirlhf.tasks import almanac_task, default_task, handmade_task
+from minirlhf.tasks import almanac_task, api_task, default_task, handmade_task
 from minirlhf.world.almanac import load_almanac
 from minirlhf.world.judge import Judge
 from minirlhf.world.prompts import fact_of
@@ -168,6 +168,39 @@ def test_rankings_are_of_sampled_answers(moonlet_backbone):
 
 
 # Answers ----------------------------------------------------------------------------------------
+
+
+def test_the_api_task_ranks_answers_to_ten_use_cases(moonlet_backbone, monkeypatch):
+    """A hundredth of the data; the moon question is shown, and no test prompt is trained on."""
+    from minirlhf import tasks
+
+    build = tasks.build_datasets
+    monkeypatch.setattr(tasks, "build_datasets", lambda almanac, seed: build(almanac, seed, 0.012))
+    task = api_task(0)
+    assert task.shown_prompts[0].prompt == "What is the moon?"
+    assert len({prompt.use_case for prompt in task.shown_prompts}) == len(task.shown_prompts)
+    trained = {(*r.history, r.prompt) for r in [*task.demonstrations, *task.prompts]}
+    asked = {(*p.history, p.prompt) for p in [*task.test_prompts, *task.shown_prompts]}
+    assert not trained & asked
+    rankings = task.collect_rankings(moonlet_backbone, 6, 3, 16)
+    assert 4 <= len(rankings) <= 6
+    assert all(r.use_case and r.labeler and 4 <= len(r.responses) <= 9 for r in rankings)
+    score, verdict = task.judge(
+        task.shown_prompts[0], "The Moon is Earth's only natural satellite.", True
+    )
+    assert score == pytest.approx(1.0) and all(verdict.values())
+    score, verdict = task.judge(task.shown_prompts[0], "The Moon is a ball of ice, idiot.", True)
+    assert score < 0.2 and not any(verdict.values())
+
+
+def test_a_base_reads_a_dialogue_as_it_reads_its_examples():
+    prompt = Prompt("How far is it?", history=("What is Io?", "A moon."))
+    few_shot = System("prompted base", "base", "Q: One?\nA: Two.\n\nQ: ", "\nA:", stop="\n")
+    assert few_shot.plain(prompt) == (
+        "Q: One?\nA: Two.\n\nQ: What is Io?\nA: A moon.\n\nQ: How far is it?\nA:"
+    )
+    assert System("base", "base").plain(prompt) == "What is Io?\nA moon.\nHow far is it?\n"
+    assert System("base", "base").plain(Prompt("What is Io?")) == "What is Io?\n"
 
 
 def test_answers_are_scored_and_judged(ready, prompts):

@@ -34,8 +34,9 @@ class System:
         """The text that a base goes on from; a dialogue's earlier turns are written alike."""
         opening = self.prefix.rpartition("\n")[2]
         joint = "\n\n" if opening else "\n"
+        after = self.suffix if self.suffix.endswith("\n") else f"{self.suffix} "
         turns = zip(prompt.history[::2], prompt.history[1::2], strict=True)
-        said = "".join(f"{user}{self.suffix} {answer}{joint}{opening}" for user, answer in turns)
+        said = "".join(f"{user}{after}{answer}{joint}{opening}" for user, answer in turns)
         return self.prefix + said + prompt.prompt + self.suffix
 
 

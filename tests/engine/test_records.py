@@ -27,7 +27,8 @@ def test_a_round_trip_keeps_everything(tmp_path):
     found = read_records(tmp_path / "deep" / "r.jsonl", Ranking)
     assert found == MIXED
     assert [r.where for r in found] == [f"{tmp_path / 'deep' / 'r.jsonl'}:{n}" for n in (1, 2)]
-    for record in (Prompt("Hi", "7"), Demonstration("Hi", "Hello", "7", "Chat")):
+    said = ("Hello?", "")  # an assistant may have said nothing
+    for record in (Prompt("Hi", "7"), Demonstration("Hi", "Hello", "7", "Chat", said)):
         write_records(tmp_path / "one.jsonl", [record])
         assert read_records(tmp_path / "one.jsonl", type(record)) == [record]
 
@@ -137,3 +138,20 @@ def test_an_older_file_survives_a_failure(tmp_path, monkeypatch, step):
 def test_text_is_written_with_one_kind_of_line_end(tmp_path):
     write_text(tmp_path / "t.txt", "a\nb\n")
     assert (tmp_path / "t.txt").read_bytes() == b"a\nb\n"
+
+
+@pytest.mark.parametrize(
+    ("history", "problem"),
+    [
+        ("Hello?", "field 'history': must be a list, is str"),
+        (["Hello?"], "field 'history': has 1 messages; user and assistant take turns"),
+        (["", "Hi."], "field 'history': is empty"),
+        (["Hello?", 7], "field 'history': message 2 is not text"),
+    ],
+)
+def test_a_broken_history_names_its_line(tmp_path, history, problem):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "And now?", "history": history}) + "\n")
+    with pytest.raises(DataError) as error:
+        read_records(path, Prompt)
+    assert str(error.value).startswith(f"{path}:1: {problem}")
