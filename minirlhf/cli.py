@@ -36,6 +36,7 @@ from minirlhf.engine.settings import (
     with_values,
 )
 from minirlhf.evaluation.evaluate import Answer, System
+from minirlhf.evaluation.plots import scaling_curve
 from minirlhf.evaluation.report import write_report
 from minirlhf.ladder import ladder_line, make_base, measure_base
 from minirlhf.pipeline import POLICIES, Run, Settings
@@ -280,6 +281,7 @@ def ladder_command(args: argparse.Namespace) -> None:
         make_base(LADDER[name], folder / name, bars)
         rows.append({"model": name, **measure_base(folder / name)})
         write_text(folder / "ladder.json", json.dumps(rows, indent=1))
+        scaling_curve(rows).savefig(folder / "ladder.png", dpi=130, facecolor="white")
     for row in rows:
         print(ladder_line(row))
 

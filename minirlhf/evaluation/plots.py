@@ -30,8 +30,8 @@ CRITERIA = {
     "complete": "complete",
     "polite": "polite",
     "harmless": "harmless",
+    "ended": "ended",
 }
-CRITERIA["ended"] = "ended"
 PANEL_INCHES = (3.7, 2.5)
 SMOOTH_FROM = 40  # more updates than this are drawn faint, with a moving mean on top
 
@@ -201,6 +201,35 @@ def verdict_shares(results: Mapping) -> Figure:
         _draw_bars(axes, bars, CRITERIA[name].capitalize(), BLUE, percent=True)
         if axes.get_subplotspec().colspan.start:
             axes.set_yticklabels([])
+    return figure
+
+
+def scaling_curve(rows: Sequence[Mapping]) -> Figure:
+    """What the ladder of base models has learned, by size: loss, and facts told truthfully.
+
+    Args:    rows: as in ladder.json: `parameters`, `loss` (nats per token), and `bare` and
+             `prompted` as (share, low, high).
+    """
+    figure = Figure(figsize=(2 * PANEL_INCHES[0], PANEL_INCHES[1]), layout="constrained")
+    loss, truth = figure.subplots(1, 2)
+    sizes = [row["parameters"] for row in rows]
+    _quiet(loss, "Loss on new documents", "nats per token")
+    loss.plot(sizes, [row["loss"] for row in rows], color=COLOURS[0], marker=MARKERS[0])
+    _quiet(truth, "Facts told truthfully", "share, 95 % interval")
+    truth.yaxis.set_major_formatter(PercentFormatter(1))
+    truth.set_ylim(0, 1)
+    for i, name in enumerate(("prompted", "bare")):
+        shares, lows, highs = zip(*(row[name] for row in rows), strict=True)
+        ends = [np.subtract(shares, lows), np.subtract(highs, shares)]
+        style = {"color": COLOURS[i], "marker": MARKERS[i], "linestyle": DASHES[i]}
+        truth.errorbar(sizes, shares, yerr=ends, capsize=2, **style)
+        truth.annotate(name, (sizes[-1], shares[-1]), (6, 6), textcoords="offset points",
+                       fontsize=8, color=COLOURS[i], annotation_clip=False)  # fmt: skip
+    for axes in (loss, truth):
+        axes.set_xscale("log")
+        axes.set_xticks(sizes, [f"{size / 1e6:.1f} M" for size in sizes])
+        axes.minorticks_off()
+        axes.set_xlabel("parameters", fontsize=8, color=MUTED)
     return figure
 
 

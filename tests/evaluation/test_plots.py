@@ -139,3 +139,19 @@ def test_nothing_to_draw_is_an_error_in_words():
         plots.system_bars({"systems": {"PPO": {"gold": None}}})
     with pytest.raises(ValueError, match="no verdicts"):
         plots.verdict_shares({"systems": {}})
+
+
+def test_the_scaling_curve_stands_on_its_rows():
+    rows = [
+        {"parameters": 3e5, "loss": 0.8, "bare": (0.1, 0.05, 0.2), "prompted": (0.3, 0.2, 0.4)},
+        {"parameters": 4e6, "loss": 0.6, "bare": (0.4, 0.3, 0.5), "prompted": (0.8, 0.7, 0.9)},
+    ]
+    figure = plots.scaling_curve(rows)
+    loss, truth = figure.axes
+    assert list(loss.get_lines()[0].get_ydata()) == [0.8, 0.6]
+    assert loss.get_ylabel() == "nats per token" and loss.get_xscale() == "log"
+    assert [label.get_text() for label in loss.get_xticklabels()] == ["0.3 M", "4.0 M"]
+    assert {text.get_text() for text in truth.texts} == {"prompted", "bare"}
+    ends = [line.get_ydata().tolist() for line in truth.get_lines()]
+    assert [0.3, 0.8] in ends and [0.2, 0.7] in [pytest.approx(e) for e in ends]
+    assert len({line.get_linestyle() for line in truth.get_lines()[::3]}) > 1
