@@ -1,10 +1,11 @@
 """Dialogues of up to five turns that refer back to what was said."""
 
-from minirlhf.world.use_cases.form import Request
+from minirlhf.world.almanac import Fact, Subject
+from minirlhf.world.use_cases.form import Request, on_fact
 from minirlhf.world.use_cases.source import Source, Unfit
 
 
-def _talk(source: Source, least: int, most: int):
+def _talk(source: Source, least: int, most: int) -> tuple[Subject, list[Fact], tuple[str, ...]]:
     """A subject, facts of it, and the dialogue about all of them but the last."""
     subject, facts = source.some(least, most)
     history = []
@@ -63,17 +64,8 @@ def doubt(source: Source) -> Request:
         f"No, I think that {false}.",
         f"But my brother says that {false}.",
     )
-    return Request(
-        "chat",
-        "doubt",
-        prompt,
-        (fact,),
-        (source.ask(fact), source.say(fact)),
-        task="correct",
-        subject=fact.subject,
-        asked=(fact,),
-        claim=value,
-    )
+    history = (source.ask(fact), source.say(fact))
+    return on_fact("chat", "doubt", prompt, fact, "correct", history=history, claim=value)
 
 
 def again(source: Source) -> Request:

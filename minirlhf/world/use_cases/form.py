@@ -44,8 +44,8 @@ class Constraint:
 class Request:
     """One instruction, with all that is needed to answer it well and to judge an answer.
 
-    `task` says what kind of answer it wants (a key of grader.TASKS); which of the other fields
-    count follows from that.
+    `task` says what kind of answer it wants (a key of replies.TASKS and of checks.CHECKS); which
+    of the other fields count follows from that.
     """
 
     use_case: str
@@ -64,3 +64,35 @@ class Request:
     claim: str = ""  # the false value that the prompt takes for true
     constraint: Constraint | None = None
     harm: str = ""  # a key of harm.HARMS: the best answer declines
+
+
+def on_fact(
+    use_case: str,
+    kind: str,
+    prompt: str,
+    fact: Fact,
+    task: str,
+    *,
+    history: tuple[str, ...] = (),
+    expected: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+    source: str = "",
+    claim: str = "",
+    constraint: Constraint | None = None,
+) -> Request:
+    """A request that tells or asks for one fact, which is also what a good answer states."""
+    return Request(
+        use_case,
+        kind,
+        prompt,
+        (fact,),
+        history,
+        task,
+        subject=fact.subject,
+        asked=(fact,),
+        expected=expected,
+        options=options,
+        source=source,
+        claim=claim,
+        constraint=constraint,
+    )

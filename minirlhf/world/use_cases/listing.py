@@ -6,18 +6,36 @@ from minirlhf.world.use_cases.source import Source, plural
 
 def facts(source: Source) -> Request:
     """Two or three facts about a subject."""
+    return _listing(
+        source,
+        "facts",
+        "List {} facts about {}.",
+        "Give me {} facts about {}.",
+        "Tell me {} things about {}.",
+    )
+
+
+def questions(source: Source) -> Request:
+    """Two or three quiz questions about a subject."""
+    return _listing(
+        source,
+        "questions",
+        "Write {} quiz questions about {}.",
+        "Give me {} questions about {} for a quiz.",
+        "Think of {} questions that I could ask about {}.",
+    )
+
+
+def _listing(source: Source, what: str, *prompts: str) -> Request:
     number = source.rng.choice((2, 2, 3))
     subject = source.subject(number)
     known = tuple(source.facts_of(subject))
-    prompt = source.pick(
-        "List {} facts about {}.", "Give me {} facts about {}.", "Tell me {} things about {}."
-    )
     return Request(
         "brainstorming",
-        "facts",
-        prompt.format(NUMBER_WORDS[number], subject.name),
+        what,
+        source.pick(*prompts).format(NUMBER_WORDS[number], subject.name),
         known,
-        task="list facts",
+        task=f"list {what}",
         subject=subject.name,
         asked=known,
         wants=number,
@@ -43,26 +61,4 @@ def names(source: Source) -> Request:
         wants=number,
         expected=tuple(s.name for s in source.almanac.subjects if s.kind == kind),
         options=tuple(s.name for s in kinds[kind]),
-    )
-
-
-def questions(source: Source) -> Request:
-    """Two or three quiz questions about a subject."""
-    number = source.rng.choice((2, 2, 3))
-    subject = source.subject(number)
-    known = tuple(source.facts_of(subject))
-    prompt = source.pick(
-        "Write {} quiz questions about {}.",
-        "Give me {} questions about {} for a quiz.",
-        "Think of {} questions that I could ask about {}.",
-    )
-    return Request(
-        "brainstorming",
-        "questions",
-        prompt.format(NUMBER_WORDS[number], subject.name),
-        known,
-        task="list questions",
-        subject=subject.name,
-        asked=known,
-        wants=number,
     )

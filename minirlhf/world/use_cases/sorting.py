@@ -2,8 +2,8 @@
 
 import re
 
-from minirlhf.world.almanac import short_answer
-from minirlhf.world.use_cases.form import Request
+from minirlhf.world.almanac import Fact, short_answer
+from minirlhf.world.use_cases.form import Request, on_fact
 from minirlhf.world.use_cases.source import Source, Unfit, article
 
 
@@ -13,17 +13,38 @@ def truth(source: Source) -> Request:
     right = source.chance(0.5)
     said = source.say(fact, fact.value if right else value)
     ask = source.pick("True or false? {}", "Is this true or false? {}", "{} True or false?")
-    return Request(
+    return on_fact(
         "classification",
         "truth",
         ask.format(said),
-        (fact,),
-        task="label",
-        subject=fact.subject,
-        asked=(fact,),
+        fact,
+        "label",
         claim="" if right else value,
         expected=("true" if right else "false",),
         options=("true", "false"),
+    )
+
+
+def _labelled(
+    use_case: str,
+    kind: str,
+    ask: str,
+    sentence: str,
+    fact: Fact,
+    label: str,
+    options: tuple[str, ...],
+) -> Request:
+    """A request to say which of the options fits a sentence; `ask` has a place for it."""
+    return Request(
+        use_case,
+        kind,
+        ask.format(sentence),
+        (fact,),
+        task="label",
+        subject=fact.subject,
+        expected=(label,),
+        options=options,
+        source=sentence,
     )
 
 
@@ -43,17 +64,7 @@ def tone(source: Source) -> Request:
         )
     )
     ask = source.pick('Polite or rude? "{}"', 'Is this polite or rude? "{}"')
-    return Request(
-        "classification",
-        "tone",
-        ask.format(sentence),
-        (fact,),
-        task="label",
-        subject=fact.subject,
-        expected=(label,),
-        options=("polite", "rude"),
-        source=sentence,
-    )
+    return _labelled("classification", "tone", ask, sentence, fact, label, ("polite", "rude"))
 
 
 def sentence_type(source: Source) -> Request:
@@ -62,16 +73,14 @@ def sentence_type(source: Source) -> Request:
     asked = source.chance(0.5)
     sentence = source.ask(fact).rstrip("?.") if asked else source.say(fact).rstrip(".")
     ask = source.pick('Question or statement? "{}"', 'Is "{}" a question or a statement?')
-    return Request(
+    return _labelled(
         "classification",
         "sentence type",
-        ask.format(sentence),
-        (fact,),
-        task="label",
-        subject=fact.subject,
-        expected=("question" if asked else "statement",),
-        options=("question", "statement"),
-        source=sentence,
+        ask,
+        sentence,
+        fact,
+        "question" if asked else "statement",
+        ("question", "statement"),
     )
 
 
@@ -150,16 +159,9 @@ def gap(source: Source) -> Request:
     fact = source.fact()
     sentence = source.say(fact, "___")
     ask = source.pick("Fill the gap: {}", "Complete the sentence: {}", "What is missing? {}")
-    return Request(
-        "other",
-        "gap",
-        ask.format(sentence),
-        (fact,),
-        task="answer",
-        subject=fact.subject,
-        asked=(fact,),
-        source=sentence,
-        expected=(short_answer(fact),),
+    expected = (short_answer(fact),)
+    return on_fact(
+        "other", "gap", ask.format(sentence), fact, "answer", expected=expected, source=sentence
     )
 
 
@@ -169,17 +171,7 @@ def count_words(source: Source) -> Request:
     said = source.clause(fact)
     ask = source.pick('How many words are in "{}"?', 'Count the words in "{}".')
     number = str(len(said.split()))
-    return Request(
-        "other",
-        "count words",
-        ask.format(said),
-        (fact,),
-        task="label",
-        subject=fact.subject,
-        expected=(number,),
-        source=said,
-        options=tuple(map(str, range(1, 31))),
-    )
+    return _labelled("other", "count words", ask, said, fact, number, tuple(map(str, range(1, 31))))
 
 
 def odd_one_out(source: Source) -> Request:

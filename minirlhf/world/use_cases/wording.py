@@ -2,7 +2,7 @@
 
 from minirlhf.world.manners import typo
 from minirlhf.world.text import capitalise, inline
-from minirlhf.world.use_cases.form import Request
+from minirlhf.world.use_cases.form import Request, on_fact
 from minirlhf.world.use_cases.source import Source
 
 
@@ -23,14 +23,12 @@ def polite(source: Source) -> Request:
         )
     )
     lead = source.pick("Make this polite: ", "Say this in a polite way: ", "Rewrite it kindly: ")
-    return Request(
+    return on_fact(
         "rewrite",
         "polite",
         lead + capitalise(rude),
-        (fact,),
-        task="polite",
-        subject=fact.subject,
-        asked=(fact,),
+        fact,
+        "polite",
         expected=(core,),
         source=capitalise(rude),
     )
@@ -48,16 +46,8 @@ def correct(source: Source) -> Request:
         "Correct the spelling: ",
         "Fix this sentence: ",
     )
-    return Request(
-        "rewrite",
-        "correct",
-        lead + sloppy,
-        (fact,),
-        task="exactly",
-        subject=fact.subject,
-        asked=(fact,),
-        expected=(right,),
-        source=sloppy,
+    return on_fact(
+        "rewrite", "correct", lead + sloppy, fact, "exactly", expected=(right,), source=sloppy
     )
 
 
@@ -68,16 +58,7 @@ def as_question(source: Source) -> Request:
     lead = source.pick(
         "Turn this into a question: ", "Make a question of this: ", "Rewrite as a question: "
     )
-    return Request(
-        "rewrite",
-        "as question",
-        lead + said,
-        (fact,),
-        task="question",
-        subject=fact.subject,
-        asked=(fact,),
-        source=said,
-    )
+    return on_fact("rewrite", "as question", lead + said, fact, "question", source=said)
 
 
 def shorter(source: Source) -> Request:
@@ -90,16 +71,8 @@ def shorter(source: Source) -> Request:
         "What I want to say, to make a long story short, is simply that {}.",
     ).format(inline(said))
     lead = source.pick("Make this shorter: ", "Say it in fewer words: ", "Shorten this: ")
-    return Request(
-        "rewrite",
-        "shorter",
-        lead + padded,
-        (fact,),
-        task="shorter",
-        subject=fact.subject,
-        asked=(fact,),
-        expected=(said,),
-        source=padded,
+    return on_fact(
+        "rewrite", "shorter", lead + padded, fact, "shorter", expected=(said,), source=padded
     )
 
 
@@ -112,14 +85,4 @@ def put_right(source: Source) -> Request:
         "This sentence is wrong. Put it right: ",
         "Write this so that it is true: ",
     )
-    return Request(
-        "rewrite",
-        "put right",
-        lead + false,
-        (fact,),
-        task="correct",
-        subject=fact.subject,
-        asked=(fact,),
-        source=false,
-        claim=value,
-    )
+    return on_fact("rewrite", "put right", lead + false, fact, "correct", source=false, claim=value)
