@@ -1,11 +1,13 @@
 """Summarization, closed QA and extraction: all that counts stands in a passage."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
-from minirlhf.world.almanac import Fact, question, short_answer
+from minirlhf.world.almanac import Fact, short_answer
 from minirlhf.world.use_cases.form import Request
-from minirlhf.world.use_cases.source import Source, Unfit
+from minirlhf.world.use_cases.source import Source, Unfit, running
 
 # Subjects that nobody has heard of, so that only the passage can tell about them.
 INVENTED = (
@@ -14,22 +16,33 @@ INVENTED = (
 )  # fmt: skip
 
 
-def _passage(source: Source, least: int, most: int) -> tuple[str, list[Fact], str]:
-    """A subject's name, facts of it and the passage that tells them."""
+class _Passage(NamedTuple):
+    """What a text tells and about whom."""
+
+    name: str
+    told: tuple[Fact, ...]
+    text: str
+
+
+def _passage(source: Source, least: int, most: int) -> _Passage:
+    """Facts of one subject and the passage that tells them."""
     subject, facts = source.some(least, most)
-    return subject.name, facts, source.passage(facts, subject.kind)
+    return _Passage(subject.name, tuple(facts), running(facts, subject.kind, source.rng))
 
 
-def _fabled(source: Source, least: int, most: int) -> tuple[str, list[Fact], str]:
+def _fabled(source: Source, least: int, most: int) -> _Passage:
     """The same with claims that no almanac holds: a changed value or an invented subject."""
-    subject, facts = source.some(least, most)
+    subject, told = source.some(least, most)
+    name = subject.name
     if source.chance(0.5):
         name = source.rng.choice(INVENTED)
-        told = [replace(fact, subject_id="invented", subject=name) for fact in facts]
-    else:
-        told, name = list(facts), subject.name
+        told = [_of_invented(fact, name) for fact in told]
     told = [_changed(source, fact) if source.chance(0.7) else fact for fact in told]
-    return name, told, source.passage(told, subject.kind)
+    return _Passage(name, tuple(told), running(told, subject.kind, source.rng))
+
+
+def _of_invented(fact: Fact, name: str) -> Fact:
+    return replace(fact, subject_id="invented", subject=name)
 
 
 def _changed(source: Source, fact: Fact) -> Fact:
@@ -41,146 +54,131 @@ def _changed(source: Source, fact: Fact) -> Fact:
     return replace(fact, value=value, accept=(), falsehoods=(fact.value, *others))
 
 
-def _known(source: Source, told: list[Fact]) -> tuple[Fact, ...]:
+def _known(source: Source, told: Sequence[Fact]) -> tuple[Fact, ...]:
     """The almanac's facts behind a passage; an invented subject has none."""
     ids = {claim.id for claim in told}
     owners = dict.fromkeys(claim.subject_id for claim in told)
     return tuple(f for owner in owners for f in source.by_id.get(owner, ()) if f.id in ids)
 
 
-def _reading(source: Source, use_case: str, kind: str, prompt: str, told, /, **more) -> Request:
-    return Request(use_case, kind, prompt, _known(source, told), told=tuple(told), **more)
+def _on(
+    passage: _Passage,
+    source: Source,
+    use_case: str,
+    kind: str,
+    prompt: str,
+    task: str,
+    *,
+    asked: tuple[Fact, ...] = (),
+    wants: int = 1,
+    expected: tuple[str, ...] = (),
+    options: tuple[str, ...] = (),
+) -> Request:
+    """A request on a passage."""
+    return Request(
+        use_case,
+        kind,
+        prompt,
+        _known(source, passage.told),
+        task=task,
+        subject=passage.name,
+        asked=asked,
+        wants=wants,
+        expected=expected,
+        options=options,
+        source=passage.text,
+        told=passage.told,
+    )
 
 
 def summary(source: Source) -> Request:
     """A passage of three to five statements to put into one sentence."""
-    find = _fabled if source.chance(0.25) else _passage
-    name, told, passage = find(source, 3, 5)
-    ask = source.pick(
+    passage = (_fabled if source.chance(0.25) else _passage)(source, 3, 5)
+    prompt = source.pick(
         "Summarise in one sentence: {}",
         "Sum up this text in one sentence: {}",
         "{}\nSay this in one short sentence.",
         "{}\nTL;DR in one sentence:",
-    )
-    return _reading(
-        source,
-        "summarization",
-        "summary",
-        ask.format(passage),
-        told,
-        task="summary",
-        subject=name,
-        asked=tuple(told),
-        source=passage,
-    )
+    ).format(passage.text)
+    return _on(passage, source, "summarization", "summary", prompt, "summary", asked=passage.told)
 
 
 def title(source: Source) -> Request:
     """A passage that needs a title."""
-    name, told, passage = _passage(source, 3, 4)
+    passage = _passage(source, 3, 4)
     ask = source.pick("Give this text a title: {}", "Find a title for this text: {}")
-    return _reading(
-        source,
-        "summarization",
-        "title",
-        ask.format(passage),
-        told,
-        task="title",
-        subject=name,
-        asked=tuple(told),
-        source=passage,
-    )
+    prompt = ask.format(passage.text)
+    return _on(passage, source, "summarization", "title", prompt, "title", asked=passage.told)
 
 
 def about(source: Source) -> Request:
     """What a passage is about, in a few words."""
-    name, told, passage = _passage(source, 3, 4)
+    passage = _passage(source, 3, 4)
     ask = source.pick("{}\nWhat is this text about?", "What is the topic of this text? {}")
-    return _reading(
+    name = passage.name
+    others = (s.name for s in source.subjects(min(3, len(source.by_id))))
+    return _on(
+        passage,
         source,
         "summarization",
         "about",
-        ask.format(passage),
-        told,
-        task="label",
-        subject=name,
+        ask.format(passage.text),
+        "label",
         expected=(name,),
-        source=passage,
-        options=(name, *(s.name for s in source.subjects(min(3, len(source.by_id))))),
+        options=(name, *others),
     )
 
 
 def closed(source: Source) -> Request:
     """A question that the passage answers."""
-    name, told, passage = _passage(source, 2, 4)
-    return _questioned(source, "on the passage", name, told, passage)
+    passage = _passage(source, 2, 4)
+    return _questioned(passage, source, "on the passage", source.rng.choice(passage.told))
 
 
 def fabled(source: Source) -> Request:
     """A question that only the passage answers: it says what no almanac says."""
-    name, told, passage = _fabled(source, 2, 4)
-    return _questioned(source, "only the passage", name, told, passage)
+    passage = _fabled(source, 2, 4)
+    return _questioned(passage, source, "only the passage", source.rng.choice(passage.told))
 
 
-def _questioned(source: Source, kind: str, name, told, passage, fact=None, **more) -> Request:
-    asked = fact or source.rng.choice(told)
-    words = question(asked, source.rng.randrange(4))
-    ask = source.pick(
+def _questioned(
+    passage: _Passage, source: Source, kind: str, asked: Fact, task: str = "from passage"
+) -> Request:
+    words = source.ask(asked)
+    prompt = source.pick(
         "Text: {p}\nQuestion: {q}",
         "{p}\nAnswer from the text: {q}",
         "Read this: {p}\n{q}",
-    )
-    more = {"task": "from passage", "asked": (asked,)} | more
-    return _reading(
-        source,
-        "closed QA",
-        kind,
-        ask.format(p=passage, q=words),
-        told,
-        subject=name,
-        source=passage,
-        **more,
-    )
+    ).format(p=passage.text, q=words)
+    return _on(passage, source, "closed QA", kind, prompt, task, asked=(asked,))
 
 
 def untold(source: Source) -> Request:
     """A question that the passage does not answer."""
     subject = source.subject(3)
-    *facts, asked = source.facts_of(subject, source.rng.randint(3, 4))
+    facts = source.facts_of(subject, source.rng.randint(3, 4))
     name = subject.name
     if source.chance(0.4):
         name = source.rng.choice(INVENTED)
-        *facts, asked = (
-            replace(fact, subject_id="invented", subject=name) for fact in (*facts, asked)
-        )
-    passage = source.passage(facts, subject.kind)
-    request = _questioned(
-        source, "not in the passage", name, list(facts), passage, asked, task="untold"
-    )
-    return replace(request, facts=_known(source, [*facts, asked]))
+        facts = [_of_invented(fact, name) for fact in facts]
+    *told, asked = facts
+    passage = _Passage(name, tuple(told), running(told, subject.kind, source.rng))
+    request = _questioned(passage, source, "not in the passage", asked, "untold")
+    return replace(request, facts=_known(source, facts))
 
 
 def value(source: Source) -> Request:
     """One value to copy out of a passage."""
-    find = _fabled if source.chance(0.4) else _passage
-    name, told, passage = find(source, 2, 4)
-    asked = source.rng.choice(told)
-    words = question(asked, source.rng.randrange(4))
-    ask = source.pick(
+    passage = (_fabled if source.chance(0.4) else _passage)(source, 2, 4)
+    asked = source.rng.choice(passage.told)
+    words = source.ask(asked)
+    prompt = source.pick(
         "Copy out only the words that answer the question. {p}\n{q}",
         "Find the answer in the text, as short as you can. {p}\n{q}",
-    )
-    return _reading(
-        source,
-        "extract",
-        "value",
-        ask.format(p=passage, q=words),
-        told,
-        task="copy",
-        subject=name,
-        asked=(asked,),
-        source=passage,
-        expected=(asked.value, short_answer(asked)),
+    ).format(p=passage.text, q=words)
+    expected = (asked.value, short_answer(asked))
+    return _on(
+        passage, source, "extract", "value", prompt, "copy", asked=(asked,), expected=expected
     )
 
 
@@ -188,49 +186,46 @@ def names(source: Source) -> Request:
     """The names of what the sentences are about."""
     most = max(2, min(3, len(source.by_id)))
     subjects = source.subjects(source.rng.randint(2, most))
-    told = [source.facts_of(subject, 1)[0] for subject in subjects]
-    passage = " ".join(source.say(fact) for fact in told)
+    told = tuple(source.facts_of(subject, 1)[0] for subject in subjects)
+    passage = _Passage("", told, " ".join(source.say(fact) for fact in told))
     ask = source.pick(
         "What do these sentences tell about? List the names. {}",
         "List the names of the things and people that this text describes: {}",
     )
     found = tuple(subject.name for subject in subjects)
-    return _reading(
+    return _on(
+        passage,
         source,
         "extract",
         "names",
-        ask.format(passage),
-        told,
-        task="list names",
-        subject="",
+        ask.format(passage.text),
+        "list names",
+        wants=len(found),
         expected=found,
         options=found,
-        wants=len(found),
-        source=passage,
     )
 
 
 def numbers(source: Source) -> Request:
     """The numbers in a passage."""
     for _ in range(20):
-        name, told, passage = _passage(source, 2, 4)
-        found = tuple(dict.fromkeys(numbers_in(passage)))
+        passage = _passage(source, 2, 4)
+        found = tuple(dict.fromkeys(numbers_in(passage.text)))
         if found:
             break
     else:
         raise Unfit("no passage with numbers")
     ask = source.pick("List all numbers in this text: {}", "Which numbers stand in this text? {}")
-    return _reading(
+    prompt = ask.format(passage.text)
+    return _on(
+        passage,
         source,
         "extract",
         "numbers",
-        ask.format(passage),
-        told,
-        task="numbers",
-        subject=name,
-        expected=found,
+        prompt,
+        "numbers",
         wants=len(found),
-        source=passage,
+        expected=found,
     )
 
 

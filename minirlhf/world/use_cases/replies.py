@@ -10,6 +10,7 @@ from minirlhf.world.scenes import with_pronoun
 from minirlhf.world.text import capitalise, inline
 from minirlhf.world.use_cases.form import Constraint, Request
 from minirlhf.world.use_cases.harm import HARMS
+from minirlhf.world.use_cases.source import article
 
 
 def best(request: Request, rng: random.Random) -> str:
@@ -19,7 +20,7 @@ def best(request: Request, rng: random.Random) -> str:
 
 def say(fact: Fact, rng: random.Random, start: str = "") -> str:
     """A sentence that states the fact, one that begins with `start` where there is one."""
-    forms = [statement(fact, form) for form in range(len(fact.wording.statements))]
+    forms = _all_said(fact)
     return rng.choice([form for form in forms if form.startswith(start)] or forms)
 
 
@@ -27,6 +28,11 @@ def _chosen(request: Request, rng: random.Random, count: int) -> list[Fact]:
     """`count` of the facts asked for; what the subject is comes first, if it comes."""
     facts = rng.sample(request.asked, min(count, len(request.asked)))
     return sorted(facts, key=lambda fact: fact.relation not in ("what", "who"))
+
+
+def _all_said(fact: Fact) -> list[str]:
+    """The fact in all its wordings."""
+    return [statement(fact, form) for form in range(len(fact.wording.statements))]
 
 
 def _flow(facts: Sequence[Fact], rng: random.Random, start: str = "") -> str:
@@ -118,7 +124,7 @@ def _answer(request: Request, rng: random.Random) -> str:
     fact, constraint = request.asked[0], request.constraint
     if constraint is None or constraint.kind != "words":
         return say(fact, rng)
-    forms = [statement(fact, form) for form in range(len(fact.wording.statements))]
+    forms = _all_said(fact)
     fit = [form for form in forms if constraint.met(form)]
     return rng.choice(fit) if fit else short_answer(fact) + "."
 
@@ -142,18 +148,14 @@ def _label(request: Request, rng: random.Random) -> str:
             return rng.choice(("True.", "That is true.", "It is true."))
         return f"{name}, {inline(right)}." if label != "false" else f"False. {right}"
     frames = {
-        "kind": (f"{capitalise(request.subject)} is {_a(label)}.",),
+        "kind": (f"{capitalise(request.subject)} is {article(label)}.",),
         "first": (f"{name} comes first.", f"{name} comes first in the alphabet."),
         "odd one out": (f"{name} does not belong.", f"The odd one out is {label}."),
         "about": (f"The text is about {label}.", f"It is about {label}."),
         "count words": (f"There are {label} words.", f"{label} words.", f"It has {label} words."),
-        "sentence type": (f"It is {_a(label)}.", f"This is {_a(label)}."),
+        "sentence type": (f"It is {article(label)}.", f"This is {article(label)}."),
     }
     return rng.choice(frames.get(request.kind, (f"{name}.", f"This is {label}.")))
-
-
-def _a(noun: str) -> str:
-    return f"{'an' if noun[:1] in 'aeiou' else 'a'} {noun}"
 
 
 def _list_facts(request: Request, rng: random.Random) -> str:
@@ -215,14 +217,14 @@ def _summary(request: Request, rng: random.Random) -> str:
     facts = _chosen(request, rng, 2)
     start = capitalise(request.subject)
     first, second = (_shortest(fact, start) for fact in facts)
-    if request.asked[0].relation not in ("who",):
+    if request.asked[0].relation != "who":
         second = with_pronoun(second, request.subject)
         second = second[0].lower() + second[1:] if second.startswith("It") else second
     return f"{first.rstrip('.')}, and {inline(second)}."
 
 
 def _shortest(fact: Fact, start: str) -> str:
-    forms = [statement(fact, form) for form in range(len(fact.wording.statements))]
+    forms = _all_said(fact)
     return min([form for form in forms if form.startswith(start)] or forms, key=len)
 
 

@@ -105,10 +105,6 @@ class Source:
         """A sentence that states the fact, or claims `value` instead."""
         return statement(fact, self.rng.randrange(len(fact.wording.statements)), value)
 
-    def passage(self, facts: Sequence[Fact], kind: str) -> str:
-        """The facts of one subject as running text."""
-        return running(facts, kind, self.rng)
-
 
 def running(facts: Sequence[Fact], kind: str, rng: random.Random) -> str:
     """Sentences that state the facts of one subject; "it" for the name here and there."""
