@@ -4,7 +4,7 @@ import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import combinations, islice, permutations
 from pathlib import Path
 from statistics import mean, median
 
@@ -13,17 +13,25 @@ from transformers import AutoTokenizer
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Demonstration, Prompt, Ranking, read_records, write_records
 from minirlhf.labeling import personal
-from minirlhf.labeling.agreement import pairwise_agreement, ranks_of, rating_alpha
+from minirlhf.labeling.agreement import (
+    flag_alphas,
+    pairwise_agreement,
+    ranks_of,
+    rating_alpha,
+)
 from minirlhf.labeling.curation import identify_language
 from minirlhf.labeling.formats import export
+from minirlhf.labeling.forms import FLAGS, Form
+from minirlhf.labeling.screening import screen
 from minirlhf.ladder import measure_base
 from minirlhf.stages.pretrain import LADDER
 from minirlhf.world.almanac import Almanac, check_almanac, load_almanac
+from minirlhf.world.candidates import candidates, screening_test, take_test
 from minirlhf.world.corpus import corpus
 from minirlhf.world.customers import public_names
 from minirlhf.world.datasets import TABLE_6, Datasets, build_datasets, compare
 from minirlhf.world.grader import Grader
-from minirlhf.world.labelers import held_out_labelers, training_labelers
+from minirlhf.world.labelers import INSTRUCTIONS, held_out_labelers, training_labelers
 from minirlhf.world.requests import USE_CASES
 
 RANKED_BY_MANY = 200  # prompts that six labelers read, to see how far they agree
@@ -66,6 +74,7 @@ def tables(seed: int = 0) -> Iterator[Table]:
     yield size_table(datasets)
     yield customer_table(datasets)
     yield length_table(datasets, tokenizer)
+    yield dialogue_table(datasets)
     yield from labeler_tables(almanac, datasets, seed)
     yield handmade_table()
     yield ladder_table()
@@ -225,34 +234,84 @@ def length_table(datasets: Datasets, tokenizer) -> Table:
     )
 
 
+def dialogue_table(datasets: Datasets) -> Table:
+    """How many turns the dialogues have."""
+    sent = [s for parts in datasets.dealt.values() for split in parts.values() for s in split]
+    turns = Counter(len(s.history) // 2 + 1 for s in {s.id: s for s in sent}.values())
+    rows = [(f"{count} turn{'s' * (count > 1)}", f"{turns[count]:,}") for count in sorted(turns)]
+    return Table("Dialogues, prompts by the user's turn that they are", ("", "prompts"), rows)
+
+
 def labeler_tables(almanac: Almanac, datasets: Datasets, seed: int) -> Iterator[Table]:
-    """Agreement of labelers who read the same answers; the flags; how priorities flip."""
+    """Agreement of labelers who read the same answers, what screening is worth, and priorities."""
     grader = Grader(almanac)
     prompts = datasets.prompts("rm", "train")
     some = random.Random(f"agreement/{seed}").sample(prompts, RANKED_BY_MANY)
-    rows = []
-    for name, people, paper in (
-        ("training labelers", training_labelers(seed), "72.6 %"),
-        ("held-out labelers", held_out_labelers(seed), "77.3 %"),
-    ):
-        for instructions in ("training", "evaluation"):
-            forms = compare(datasets, some, grader, people, seed, instructions, each=6)[1]
-            share = pairwise_agreement(ranks_of(forms))
-            rows.append(
-                (
-                    name,
-                    instructions,
-                    paper if instructions == "training" else "",
-                    f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}]",
-                    f"{rating_alpha(forms):.2f}",
-                )
-            )
+    applicants = candidates(seed)
+    results = [take_test(candidate, screening_test(seed)) for candidate in applicants]
+    chosen = set(screen(results))
+    anybody = random.Random(f"unscreened/{seed}").sample(applicants, 40)
+    teams = {
+        "training": (training_labelers(seed), "72.6 %"),
+        "held-out": (held_out_labelers(seed), "77.3 %"),
+        f"screened, {len(chosen)} of {len(applicants)}": (
+            [c.labeler for c in applicants if c.labeler.name in chosen],
+            "",
+        ),
+        f"unscreened, {len(anybody)}": ([c.labeler for c in anybody], ""),
+    }
+    rows, forms = [], {}
+    for name, (people, paper) in teams.items():
+        for way in INSTRUCTIONS:
+            found = compare(datasets, some, grader, people, seed, way, each=6)[1]
+            share = pairwise_agreement(ranks_of(found))
+            said = f"{share.share:.1%} [{share.low:.1%}, {share.high:.1%}]"
+            rows.append((name, way, paper, said, f"{rating_alpha(found):.2f}"))
+            forms[name, way], paper = found, ""
     yield Table(
         "Agreement of labelers",
-        ("", "instructions", "paper", "pairs ordered alike", "alpha of 1-7 ratings"),
+        ("team", "instructions", "paper", "pairs ordered alike", "alpha of 1-7 ratings"),
         rows,
         f"(six labelers each on {RANKED_BY_MANY} prompts; Krippendorff's alpha, ordinal)",
     )
+    yield priority_table(datasets, grader, [forms["training", way] for way in INSTRUCTIONS])
+    yield flag_table(forms["training", "training"])
+
+
+def priority_table(datasets: Datasets, grader: Grader, forms: Sequence[Sequence[Form]]) -> Table:
+    """Of two answers one helps more and the other is truer and kinder: which do labelers prefer?
+
+    Args:    forms: of the same labelers on the same prompts, under each of INSTRUCTIONS.
+    """
+    rows = []
+    for way, filled in zip(INSTRUCTIONS, forms, strict=True):
+        by_labeler: dict[tuple[str, str], list[Form]] = {}
+        for form in filled:
+            by_labeler.setdefault((form.prompt_id, form.labeler), []).append(form)
+        preferred = asked = 0
+        for (prompt_id, _), some in by_labeler.items():
+            request = datasets.requests[prompt_id]
+            found = [(grader(request, form.response), form.rank) for form in some]
+            for (one, rank), (other, other_rank) in permutations(found, 2):
+                careful = other.truthful + other.harmless - one.truthful - one.harmless
+                if one.helpful - other.helpful > 0.3 and careful > 0.3 and rank != other_rank:
+                    asked += 1
+                    preferred += rank < other_rank
+        rows.append((way, f"{asked:,}", f"{preferred / asked:.0%}" if asked else "-"))
+    return Table(
+        "Priorities: the more helpful answer against the truer and kinder one",
+        ("instructions", "pairs", "the more helpful preferred"),
+        rows,
+        "(the paper: helpfulness first in training data, truth and harmlessness first at the end)",
+    )
+
+
+def flag_table(forms: Sequence[Form]) -> Table:
+    """How often each of the eleven flags is ticked, and whether labelers agree on it."""
+    ticked = Counter(flag for form in forms for flag in form.flags)
+    alphas = flag_alphas(forms)
+    rows = [(flag, f"{ticked[flag] / len(forms):.1%}", f"{alphas[flag]:.2f}") for flag in FLAGS]
+    return Table("Flags of training labelers", ("", "ticked", "alpha"), rows, "(paper: Table 3)")
 
 
 def handmade_table() -> Table:

@@ -12,6 +12,7 @@ from minirlhf.datasheet import Table
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Ranking, read_records
 from minirlhf.labeling.formats import read_export
+from minirlhf.labeling.forms import FLAGS
 from minirlhf.stages.pretrain import PretrainConfig
 from minirlhf.world.almanac import load_almanac
 from minirlhf.world.corpus import corpus
@@ -30,7 +31,7 @@ def small(datasets, monkeypatch):
     """The command on a hundredth of the data, three documents a model and one small model."""
     monkeypatch.setattr(datasheet, "build_datasets", lambda almanac, seed: datasets)
     monkeypatch.setattr(datasheet, "LADDER", {"moonlet-1m": PretrainConfig(documents=300)})
-    monkeypatch.setattr(datasheet, "RANKED_BY_MANY", 12)
+    monkeypatch.setattr(datasheet, "RANKED_BY_MANY", 20)
     monkeypatch.setattr(datasheet, "ladder_table", lambda: Table("The ladder", ("",), []))
 
 
@@ -71,10 +72,14 @@ def test_the_tables_say_what_can_be_counted(small, datasets, capsys):
     for (name, split, source), count in sizes.items():
         there = Counter(s.source for s in datasets.dealt[name][split])[source]
         assert count == f"{there:,}"
-    agreement = cells(printed, "Agreement of labelers")
-    assert len(agreement) == 4 and all(
-        0.4 < float(r[-1]) < 0.9 for r in agreement if r[1] == "training"
-    )
+    agreed = {(row[0], row[1]): row for row in cells(printed, "Agreement of labelers")}
+    assert len(agreed) == 8 and agreed["held-out", "training"][2] == "77.3 %"
+    assert all(0.2 < float(row[-1]) < 0.9 for row in agreed.values())
+    title = "Priorities: the more helpful answer against the truer and kinder one"
+    helpful = {row[0]: float(row[2].rstrip("%")) for row in cells(printed, title)}
+    assert helpful["training"] > helpful["evaluation"] + 10
+    flags = cells(printed, "Flags of training labelers")
+    assert [row[0] for row in flags] == list(FLAGS)
 
 
 def test_the_files_hold_the_datasets(small, datasets, tmp_path, capsys, monkeypatch):
