@@ -100,6 +100,8 @@ def test_a_pool_may_be_small_but_not_empty(almanac):
             assert set(draw(almanac, pool, use_case, rng).facts) <= set(pool)
     with pytest.raises(ValueError, match="a pool of 1 facts is too small for any summarization"):
         draw(almanac, pool, "summarization", rng)
+    with pytest.raises(ValueError, match="a pool of 0 facts is too small for any brainstorming"):
+        draw(almanac, [], "brainstorming", rng)
     with pytest.raises(ValueError, match="unknown use case 'poetry'; known are generation"):
         draw(almanac, pool, "poetry", rng)
 

@@ -8,6 +8,7 @@ import pytest
 from minirlhf.world.grader import Grader
 from minirlhf.world.requests import KINDS, USE_CASES, Request
 from minirlhf.world.responses import MANNERS, best_response, manners_for, respond
+from minirlhf.world.use_cases import reading
 from minirlhf.world.use_cases.source import Source, Unfit
 
 BUILDERS = [(use_case, builder) for use_case, kinds in KINDS.items() for builder in kinds]
@@ -129,3 +130,14 @@ def test_the_same_seed_answers_the_same(shipped):
             assert one == two
     with pytest.raises(KeyError, match="cheerful"):
         respond(request, "cheerful", random.Random(0))
+
+
+def test_a_topic_is_asked_for_only_where_another_could_be_named(shipped):
+    """Of one subject alone there would be no wrong answer to give."""
+    europa = [fact for fact in shipped.facts if fact.subject_id == "europa"]
+    with pytest.raises(Unfit):
+        reading.about(Source(shipped, europa, random.Random(0)))
+    two = [fact for fact in shipped.facts if fact.subject_id in ("europa", "titan")]
+    for seed in range(20):
+        request = reading.about(Source(shipped, two, random.Random(seed)))
+        assert request.expected[0] not in respond(request, "wrong", random.Random(seed))

@@ -1,7 +1,7 @@
 """Brainstorming: facts, names and quiz questions to list."""
 
 from minirlhf.world.use_cases.form import NUMBER_WORDS, Request
-from minirlhf.world.use_cases.source import Source, plural
+from minirlhf.world.use_cases.source import Source, Unfit, plural
 
 
 def facts(source: Source) -> Request:
@@ -47,7 +47,9 @@ def names(source: Source) -> Request:
     number = source.rng.choice((2, 3, 3))
     kinds = source.kinds(number)
     if not kinds:
-        kinds, number = source.kinds(1), 1
+        kinds, number = source.kinds(), 1
+    if not kinds:
+        raise Unfit("no subjects")
     kind = source.rng.choice(list(kinds))
     noun = plural(kind) if number > 1 else kind
     prompt = source.pick("Name {} {}.", "List {} {}.", "Give me the names of {} {}.")

@@ -113,6 +113,8 @@ def title(source: Source) -> Request:
 
 def about(source: Source) -> Request:
     """What a passage is about, in a few words."""
+    if len(source.by_id) < 2:
+        raise Unfit("only one subject to choose from")
     passage = _passage(source, 3, 4)
     ask = source.pick("{}\nWhat is this text about?", "What is the topic of this text? {}")
     name = passage.name
