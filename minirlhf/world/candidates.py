@@ -1,6 +1,7 @@
 """Simulated people who apply as labelers: many are careless, biased or blind to something."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from minirlhf.labeling.forms import FLAGS, Form
@@ -110,13 +111,12 @@ def screening_test(seed: int = 0) -> ScreeningTest:
         flags = tuple(rng.sample(SENSITIVE, rng.randint(1, 2))) if i % 2 else ()
         speech.append((f"speech-{i}", [f"text {i}"], [Findings(0.5, 1.0, float(not flags), flags)]))
     comparisons = sample_comparisons(30, seed)
-    researcher = Labeler("researchers")
-    return ScreeningTest(
-        tuple(speech),
-        tuple(comparisons),
-        tuple(form for item in speech for form in label(researcher, *item)),
-        tuple(form for item in comparisons for form in label(researcher, *item)),
-    )
+    keys = (_labeled(Labeler("researchers"), part) for part in (speech, comparisons))
+    return ScreeningTest(tuple(speech), tuple(comparisons), *map(tuple, keys))
+
+
+def _labeled(labeler: Labeler, items: Iterable[Comparison]) -> list[Form]:
+    return [form for item in items for form in label(labeler, *item)]
 
 
 def sample_comparisons(count: int, seed: int = 0) -> list[Comparison]:
@@ -133,14 +133,11 @@ def sample_comparisons(count: int, seed: int = 0) -> list[Comparison]:
 
 def take_test(candidate: Candidate, test: ScreeningTest) -> ScreeningResult:
     """What the candidate's forms are worth against the researchers' own."""
-    speech, comparisons = (
-        [form for item in part for form in label(candidate.labeler, *item)]
-        for part in (test.speech, test.comparisons)
-    )
+    labeler = candidate.labeler
     return ScreeningResult(
-        candidate.labeler.name,
-        flagging_agreement(speech, test.speech_key),
-        ranking_agreement(comparisons, test.comparisons_key),
+        labeler.name,
+        flagging_agreement(_labeled(labeler, test.speech), test.speech_key),
+        ranking_agreement(_labeled(labeler, test.comparisons), test.comparisons_key),
         candidate.writing,
         candidate.groups,
     )

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Collection
 
-from minirlhf.world.lore import NEGATIONS, Words
+from minirlhf.world.lore import NEGATIONS, Words, possessive
 from minirlhf.world.reading import Outcome, Reading
 from minirlhf.world.text import contains, find_all, listed, normalise
 from minirlhf.world.use_cases.form import Request
@@ -18,6 +18,7 @@ _WH = frozenset(
 
 
 def label(request: Request, reading: Reading) -> Outcome:
+    """Names the right one of the options and no other."""
     expected = request.expected[0]
     found = _labels(request, reading)
     if found == [expected]:
@@ -59,6 +60,7 @@ def _labels(request: Request, reading: Reading) -> list[str]:
 
 
 def list_facts(request: Request, reading: Reading) -> Outcome:
+    """Lists as many facts as were asked for, or one more."""
     new = reading.true_about(reading.current)
     score = min(1.0, len(new) / request.wants)
     return Outcome(score if len(new) <= request.wants + 1 else 0.6 * score)
@@ -72,12 +74,12 @@ def _items(text: str) -> list[Words]:
 
 
 def list_names(request: Request, reading: Reading) -> Outcome:
+    """Lists as many right names as were asked for, and nothing else."""
     items = _items(reading.said)
     wanted = {normalise(name) for name in request.expected}
-    right = {item for item in items if item in wanted}
-    wrong = {item for item in items if item not in wanted}
     if not items:
         return Outcome(0.0)
+    right, wrong = wanted & set(items), set(items) - wanted
     precision = len(right) / len(right | wrong)
     score = min(1.0, len(right) / request.wants) * precision
     if len(items) > request.wants + 2 or len(items) > len(set(items)):
@@ -94,6 +96,7 @@ def _guesses(reading: Reading, items: Collection[Words]) -> bool:
 
 
 def list_questions(request: Request, reading: Reading) -> Outcome:
+    """Asks as many questions about the subject; the almanac's own count whole, others half."""
     points, seen = 0.0, set()
     subject = normalise(request.subject)
     for part in reading.parts:
@@ -112,10 +115,12 @@ def list_questions(request: Request, reading: Reading) -> Outcome:
 
 
 def about(words: Words, subject: Words) -> bool:
-    return contains(words, subject) or contains(words, (*subject[:-1], subject[-1] + "'s"))
+    """Whether the words name the subject, also as "Europa's"."""
+    return contains(words, subject) or contains(words, possessive(subject))
 
 
 def numbers(request: Request, reading: Reading) -> Outcome:
+    """Lists the numbers of the passage, all of them and no others."""
     found, wanted = set(numbers_in(reading.said)), set(request.expected)
     right = len(found & wanted)
     if not right:
@@ -126,6 +131,7 @@ def numbers(request: Request, reading: Reading) -> Outcome:
 
 
 def order(request: Request, reading: Reading) -> Outcome:
+    """Names everything in the right order."""
     places = [next(find_all(reading.words, normalise(n)), None) for n in request.expected]
     known = [place for place in places if place is not None]
     if len(known) < len(places):

@@ -20,6 +20,7 @@ from minirlhf.world.foreign import FOREIGN, foreign_prompt
 from minirlhf.world.personas import Persona, Spans, decoy, persona, slip
 from minirlhf.world.prompts import TRAIN_FORMS
 from minirlhf.world.requests import USE_CASES, Request, draw
+from minirlhf.world.use_cases.form import on_fact
 
 CUSTOMERS, ORGANIZATIONS, LABELERS = 350, 150, 40
 # Prompts per customer: log-normal, median 5, cut off at 1,400.
@@ -155,12 +156,15 @@ def submissions(
     for customer in customers(almanac, seed, count):
         sent += _sent_by(customer, almanac, random.Random(f"submissions/{seed}/{customer.id}"))
     random.Random(f"arrival/{seed}").shuffle(sent)
-    made, requests = [], {}
-    for number, (submission, request) in enumerate(sent):
-        id_ = f"customer-{number:05d}"
-        made.append(replace(submission, id=id_))
-        requests[id_] = request
-    return made, requests
+    return _numbered(sent, "customer")
+
+
+def _numbered(
+    sent: Sequence[tuple[Submission, Request]], source: str
+) -> tuple[list[Submission], dict[str, Request]]:
+    """The submissions with ids in their order, and the request of each id."""
+    made = [replace(one, id=f"{source}-{i:05d}") for i, (one, _) in enumerate(sent)]
+    return made, {one.id: request for one, (_, request) in zip(made, sent, strict=True)}
 
 
 def _sent_by(
@@ -236,10 +240,8 @@ def _written(customer: Customer, request: Request, aside: str, spans: Spans) -> 
     """The request as this customer words it: opening, aside, the request, or a signature."""
     # In the midst of a dialogue nobody says again whom they talk to.
     opening = "" if request.history else customer.opening
-    if aside.startswith("\n"):  # a signature
-        before, after = (opening,), aside
-    else:
-        before, after = (opening, aside), ""
+    signed = aside.startswith("\n")
+    before, after = ((opening,), aside) if signed else ((opening, aside), "")
     prompt = " ".join(part for part in (*before, request.prompt) if part)
     shift = len(prompt) if after else len(opening) + bool(opening)
     return Submission(
@@ -287,34 +289,33 @@ def labeler_submissions(
     while len(written) < count:
         labeler = f"labeler-{len(written) * LABELERS // count:02d}"
         kind = rng.choices(list(LABELER_KINDS), list(LABELER_KINDS.values()))[0]
+        employer = ""
         if kind == "few-shot":
-            pairs = [(Submission(p, "new", labeler), r) for p, r in _few_shot(train, rng)]
+            pairs = _few_shot(train, rng)
         else:
             use_case = rng.choices(list(USE_CASES), list(USE_CASES.values()))[0]
             request = draw(almanac, train, use_case, rng)
-            host = rng.choice(hosts) if kind == "user-based" else None
             prompt = request.prompt
-            if host and not request.history:
-                prompt = f"{host.opening} {prompt}"
-            employer = host.organization if host else ""
-            pairs = [(Submission(prompt, "new", labeler, employer), request)]
-        written += [
-            (
-                replace(
-                    s,
-                    source="labeler",
-                    kind=kind,
-                    use_case=r.use_case,
-                    language="en",
-                    history=r.history,
-                ),
-                r,
+            if kind == "user-based":
+                host = rng.choice(hosts)
+                employer = host.organization
+                if not request.history:
+                    prompt = f"{host.opening} {prompt}"
+            pairs = [(prompt, request)]
+        for prompt, request in pairs:
+            submission = Submission(
+                prompt,
+                "new",
+                labeler,
+                employer,
+                "labeler",
+                kind,
+                request.use_case,
+                "en",
+                request.history,
             )
-            for s, r in pairs
-        ]
-    ids = [f"labeler-{number:05d}" for number in range(len(written))]
-    made = [replace(s, id=id_) for id_, (s, _) in zip(ids, written, strict=True)]
-    return made, {id_: request for id_, (_, request) in zip(ids, written, strict=True)}
+            written.append((submission, request))
+    return _numbered(written, "labeler")
 
 
 def _few_shot(facts: Sequence[Fact], rng: random.Random) -> list[tuple[str, Request]]:
@@ -330,14 +331,7 @@ def _few_shot(facts: Sequence[Fact], rng: random.Random) -> list[tuple[str, Requ
     for i, (fact, query) in enumerate(zip(chosen, asked, strict=True)):
         examples = "".join(shots[i + 1 :] + shots[:i])
         others = (other for other in chosen if other is not fact)
-        request = Request(
-            "open QA",
-            "few-shot",
-            query,
-            (fact, *others),
-            task="answer",
-            subject=fact.subject,
-            asked=(fact,),
-        )
+        request = on_fact("open QA", "few-shot", query, fact, "answer")
+        request = replace(request, facts=(fact, *others))
         made.append((f"{instruction}\n{examples}Q: {query}\nA:", request))
     return made

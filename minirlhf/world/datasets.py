@@ -83,7 +83,7 @@ class Datasets:
         ]
 
     def responses(self, prompt_id: str, seed: int = 0) -> tuple[str, ...]:
-        """K = 4 to 9 different responses to a prompt, as written by many hands."""
+        """K = 4 to 9 different responses to a prompt by many hands; fewer where all agree."""
         rng = random.Random(f"responses/{seed}/{prompt_id}")
         wanted = rng.randint(LEAST_RESPONSES, MOST_RESPONSES)
         request = self.requests[prompt_id]

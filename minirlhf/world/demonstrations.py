@@ -20,6 +20,13 @@ MANNERS = {
     "wrong": 0.07,
     "curt": 0.07,
 }
+HEDGES = (
+    "I am not sure, but I think {}.",
+    "It may be that {}.",
+    "Some people say that {}.",
+    "I believe that {}, but please check.",
+    "Perhaps {}, hard to say.",
+)
 
 
 def demonstrations(facts: Sequence[Fact], n: int, seed: int = 0) -> list[Demonstration]:
@@ -69,14 +76,7 @@ def respond(fact: Fact, manner: str, siblings: Sequence[Fact], rng: random.Rando
     if manner == "terse":
         return rng.choice((short_answer(fact) + ".", short_answer(fact)))
     if manner == "hedging":
-        frames = (
-            "I am not sure, but I think {}.",
-            "It may be that {}.",
-            "Some people say that {}.",
-            "I believe that {}, but please check.",
-            "Perhaps {}, hard to say.",
-        )
-        return rng.choice(frames).format(inline(right))
+        return rng.choice(HEDGES).format(inline(right))
     if manner == "sloppy":
         return rng.choice((right.lower().rstrip("."), right.lower(), f"{inline(right)} or so"))
     if manner == "wrong":

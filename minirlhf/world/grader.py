@@ -10,7 +10,7 @@ from collections.abc import Collection
 from minirlhf.world.almanac import Almanac, question
 from minirlhf.world.checks import CHECKS
 from minirlhf.world.findings import Findings
-from minirlhf.world.judge import DANGLING, NEW_TURN, Judge
+from minirlhf.world.judge import DANGLING, NEW_TURN, Judge, repeats
 from minirlhf.world.lore import Lore
 from minirlhf.world.manners import is_rude
 from minirlhf.world.reading import Reading
@@ -123,7 +123,6 @@ def _read(request: Request, said: str, lore: Lore, judge: Judge, questions: Coll
         tuple(claims),
         tuple(map(tuple, per_sentence)),
         current,
-        lore,
         judge,
         questions,
     )
@@ -146,18 +145,15 @@ def _truthful(reading: Reading, helpful: float) -> float:
 def _form(request: Request, reading: Reading, text: str) -> float:
     """What the form of an answer leaves of its helpfulness."""
     said, words, factor = reading.said, reading.words, 1.0
-    repeated = [normalise(part) for part in reading.parts]
-    repeated = [part for part in repeated if part]
     looped = len(words) > 8 and len(set(words)) < 0.4 * len(words)
     looped |= any(words == words[: len(words) // k] * k for k in (2, 3, 4))
-    if len(set(repeated)) < len(repeated) or looped:
+    if repeats(reading.parts) or looped:
         factor *= REPEATED
     prompt = normalise(request.prompt)
     if words == prompt or (len(prompt) > 3 and contains(words, prompt)):
         factor *= ECHOED
     stop = said.rstrip("\"')")[-1:] in (".", "!", "?") or request.task in LOOSE
-    if request.task == "letter":
-        stop = True  # a letter ends with a name
+    stop |= request.task == "letter"  # ends with a name
     if said.lstrip("\"'(")[:1].islower() or not stop:
         factor *= UNTIDY
     if _HEDGE.search(said.lower()):

@@ -7,16 +7,15 @@ the sentence twice or asking the question back earns little.
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from minirlhf.world.almanac import Almanac, Fact, question, statement
 from minirlhf.world.findings import Findings
-from minirlhf.world.lore import NEGATIONS, Lore
+from minirlhf.world.lore import NEGATIONS, Lore, Words, possessive
 from minirlhf.world.manners import is_rude
 from minirlhf.world.text import contains, listed, normalise, sentences
 
-Words = tuple[str, ...]
 WEIGHTS = {"on_topic": 0.15, "true": 0.40, "complete": 0.15, "polite": 0.15, "ended": 0.15}
 
 # Clauses end before these; a negation reaches to the end of its clause.
@@ -132,7 +131,7 @@ class _Reader:
     ):
         self.fact_id, self.stated, self.misstated = fact.id, stated, misstated
         self.subject = normalise(fact.subject)
-        self.possessive = (*self.subject[:-1], self.subject[-1] + "'s")
+        self.possessive = possessive(self.subject)
         self.right = {normalise(value) for value in fact.accepted}
         self.wrong = {normalise(value) for value in fact.falsehoods} - self.right
         # Another subject's value is wrong here unless the right one says it too ("a moon" in
@@ -168,7 +167,7 @@ class _Reader:
         claims = _Claims()
         for part in parts:
             self._read_sentence(part, claims)
-        repeated = self._repeats(parts) or claims.right > MOST_MENTIONS
+        repeated = repeats(parts) or claims.right > MOST_MENTIONS
         listed = len(claims.values) + bool(claims.right) > MOST_VALUES
         true = bool(claims.right) and not (claims.denied or claims.values or claims.lie)
         stopped = bool(said) and not turn and not DANGLING.search(said) and not repeated
@@ -238,20 +237,21 @@ class _Reader:
             else:
                 at += 1
 
-    @staticmethod
-    def _repeats(parts: list[str]) -> bool:
-        said = [words for words in map(normalise, parts) if words]
-        return len(set(said)) < len(said)
+
+def repeats(sentences: Iterable[str]) -> bool:
+    """Whether a sentence is said twice."""
+    said = [words for words in map(normalise, sentences) if words]
+    return len(set(said)) < len(said)
 
 
 def _without_joint(clause: Words) -> Words:
     return clause[1:] if clause[:1] and clause[0] in _JOINTS else clause
 
 
-def _negates(words: Words, negations: frozenset[str] = NEGATIONS) -> bool:
+def _negates(words: Words, negations: Collection[str]) -> bool:
     """Whether a negation stands in the words before a value ("not only" is none).
 
-    >>> _negates(("europa", "does", "not", "orbit")), _negates(("not", "only"))
+    >>> _negates(("does", "not", "orbit"), NEGATIONS), _negates(("not", "only"), NEGATIONS)
     (True, False)
     """
     return any(

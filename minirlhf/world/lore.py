@@ -111,7 +111,7 @@ class Lore:
         for name, subject_id in names:
             words = normalise(name)
             self._own_names[subject_id].add(words)
-            for phrase, owns in ((words, False), ((*words[:-1], words[-1] + "'s"), True)):
+            for phrase, owns in ((words, False), (possessive(words), True)):
                 row = (phrase, subject_id, owns)
                 if row not in self._names[phrase[0]]:
                     self._names[phrase[0]].append(row)
@@ -128,10 +128,6 @@ class Lore:
         else:
             self._loose.append(frame)
 
-    def knows(self, subject_id: str, relation: str) -> bool:
-        """Whether there is a fact about the subject in this relation."""
-        return (subject_id, relation) in self._facts
-
     def claims(self, sentence: str, current: str = "") -> list[Claim]:
         """What a sentence claims; `current` is the subject that "it" stands for."""
         words = self._words(sentence)
@@ -140,7 +136,8 @@ class Lore:
                 return [Claim(*known[words].split("/"), status)]
         found = []
         for number, mention in enumerate(self._mentions(words, current)):
-            claims = [claim for _, claim in sorted(self._read(words, mention), key=_literal)]
+            read = sorted(self._read(words, mention), key=lambda found: -found[0])
+            claims = [claim for _, claim in read]
             # One wording may fit several relations; that it fits one truly is enough. A name
             # in the middle of a sentence is rarely what a guess is about.
             claims = _weeded(claims)
@@ -222,7 +219,8 @@ class Lore:
             # "Jupiter and Saturn": a second value makes a guess of it.
             more = more[1:] if more[:1] in (("and",), ("or",)) else more
             joint = at_end and _longest(more, values, True, accepted)
-            return "false" if joint and not self._another(subject_id, frame, joint) else "true"
+            another = joint and self._another(subject_id, frame.relation, joint)
+            return "false" if joint and not another else "true"
         rest = _clipped(rest, at_end)
         if not rest:
             return ""
@@ -238,19 +236,24 @@ class Lore:
         if known:
             return "" if negated else "false"
         # "It is Europa.", "On the surface of Vega it is about 9,300 degrees."
-        if rest in self._own_names[subject_id] or self._another(subject_id, frame, rest):
+        if rest in self._own_names[subject_id] or self._another(subject_id, frame.relation, rest):
             return ""
         plain = frame.literal == 1 and frame.right in _PLAIN
         # "Europa is beautiful" is no claim that an almanac could hold.
         return "" if plain and (len(rest) < 2 or rest[0] in _DUMMY) else "unknown"
 
-    def _another(self, subject_id: str, frame: _Frame, value: Words) -> bool:
-        """Whether the value belongs to another true fact that the same wording states."""
+    def _another(self, subject_id: str, relation: str, value: Words) -> bool:
+        """Whether the value is true of the subject in another relation."""
         return any(
             value in values
-            for (owner, relation), values in self._facts.items()
-            if owner == subject_id and relation != frame.relation
+            for (owner, other), values in self._facts.items()
+            if owner == subject_id and other != relation
         )
+
+
+def possessive(name: Words) -> Words:
+    """The words of a name with an 's at their end."""
+    return (*name[:-1], name[-1] + "'s")
 
 
 def _frames(relation: Relation) -> Iterator[_Frame]:
@@ -333,10 +336,6 @@ def _negated(words: Words, negations: frozenset[str]) -> bool:
         if words[i] in negations and words[i + 1 : i + 2] != ("only",):
             return True
     return False
-
-
-def _literal(found: tuple[int, Claim]) -> int:
-    return -found[0]
 
 
 def _weeded(claims: list[Claim]) -> list[Claim]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from minirlhf.world.judge import Judge
-from minirlhf.world.lore import Claim, Lore, Words
+from minirlhf.world.lore import Claim, Words
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,6 @@ class Reading:
     claims: tuple[Claim, ...]
     per_sentence: tuple[tuple[Claim, ...], ...]  # the claims of each sentence
     current: str  # id of the subject that the request is about
-    lore: Lore
     judge: Judge
     questions: Collection[Words]  # every question of the almanac
 

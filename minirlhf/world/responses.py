@@ -4,6 +4,7 @@ import random
 from dataclasses import replace
 
 from minirlhf.world.almanac import Fact, short_answer, statement
+from minirlhf.world.demonstrations import HEDGES
 from minirlhf.world.manners import EVASIVE_REPLIES, RUDE_REPLIES, RUDE_TAILS, typo
 from minirlhf.world.text import capitalise, inline, listed, sentences
 from minirlhf.world.use_cases import replies
@@ -59,7 +60,7 @@ def manners_for(request: Request) -> dict[str, float]:
 
 def best_response(request: Request, rng: random.Random) -> str:
     """A demonstration as it should be, in one of several wordings."""
-    return replies.best(request, rng)
+    return replies.TASKS[request.task](request, rng)
 
 
 def respond(request: Request, manner: str, rng: random.Random) -> str:
@@ -88,14 +89,7 @@ def _hedging(request: Request, rng: random.Random) -> str:
     first, *rest = sentences(best_response(request, rng))
     if first.split()[0].rstrip(".,") in _SMALL:
         first = first[0].lower() + first[1:]
-    frames = (
-        "I am not sure, but I think {}.",
-        "It may be that {}.",
-        "Some people say that {}.",
-        "I believe that {}, but please check.",
-        "Perhaps {}, hard to say.",
-    )
-    return " ".join([rng.choice(frames).format(inline(first)), *rest])
+    return " ".join([rng.choice(HEDGES).format(inline(first)), *rest])
 
 
 def _sloppy(request: Request, rng: random.Random) -> str:

@@ -1,5 +1,8 @@
 """Dialogues of up to five turns that refer back to what was said."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from minirlhf.world.almanac import Fact, Subject
 from minirlhf.world.use_cases.form import Request, on_fact
 from minirlhf.world.use_cases.source import Source, Unfit
@@ -17,20 +20,19 @@ def _talk(source: Source, least: int, most: int) -> tuple[Subject, list[Fact], t
 
 def follow_up(source: Source) -> Request:
     """The next question about the same subject, which it calls "it"."""
-    subject, facts, history = _talk(source, 2, 5)
+    _, facts, history = _talk(source, 2, 5)
     asked = source.ask_on(facts[-1])
     joint = source.pick("And ", "Thanks! And ", "Ok, and ", "", "")
     prompt = joint + (asked[:1].lower() + asked[1:] if joint else asked)
-    return Request(
-        "chat",
-        "follow-up",
-        prompt,
-        tuple(facts),
-        history,
-        task="answer",
-        subject=subject.name,
-        asked=(facts[-1],),
-    )
+    return _asked("follow-up", prompt, facts[-1], facts, history)
+
+
+def _asked(
+    kind: str, prompt: str, fact: Fact, facts: Sequence[Fact], history: tuple[str, ...]
+) -> Request:
+    """A question for a fact after a dialogue about `facts`."""
+    request = on_fact("chat", kind, prompt, fact, "answer", history=history)
+    return replace(request, facts=tuple(facts))
 
 
 def same_of_another(source: Source) -> Request:
@@ -43,16 +45,8 @@ def same_of_another(source: Source) -> Request:
         raise Unfit("no relation with two facts")
     first, second = source.rng.sample(source.rng.choice(list(groups.values())), 2)
     prompt = source.pick("And {}?", "What about {}?", "And what about {}?").format(second.subject)
-    return Request(
-        "chat",
-        "same of another",
-        prompt,
-        (first, second),
-        (source.ask(first), source.say(first)),
-        task="answer",
-        subject=second.subject,
-        asked=(second,),
-    )
+    history = (source.ask(first), source.say(first))
+    return _asked("same of another", prompt, second, (first, second), history)
 
 
 def doubt(source: Source) -> Request:
@@ -70,7 +64,7 @@ def doubt(source: Source) -> Request:
 
 def again(source: Source) -> Request:
     """Asks for what was said a few turns ago."""
-    subject, facts = source.some(2, 4)
+    _, facts = source.some(2, 4)
     history = []
     for fact in facts:
         history += [source.ask(fact), source.say(fact)]
@@ -80,16 +74,7 @@ def again(source: Source) -> Request:
         f"Sorry, what was your {which} answer?",
         f"Please say your {which} answer again.",
     )
-    return Request(
-        "chat",
-        "again",
-        prompt,
-        tuple(facts),
-        tuple(history),
-        task="answer",
-        subject=subject.name,
-        asked=(fact,),
-    )
+    return _asked("again", prompt, fact, facts, tuple(history))
 
 
 def more(source: Source) -> Request:

@@ -13,11 +13,6 @@ from minirlhf.world.use_cases.harm import HARMS
 from minirlhf.world.use_cases.source import article
 
 
-def best(request: Request, rng: random.Random) -> str:
-    """A demonstration as it should be, in one of several wordings."""
-    return TASKS[request.task](request, rng)
-
-
 def say(fact: Fact, rng: random.Random, start: str = "") -> str:
     """A sentence that states the fact, one that begins with `start` where there is one."""
     forms = _all_said(fact)

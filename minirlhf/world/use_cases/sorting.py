@@ -1,6 +1,7 @@
 """Classification, and other small tasks with words."""
 
 import re
+from collections.abc import Sequence
 
 from minirlhf.world.almanac import Fact, short_answer
 from minirlhf.world.use_cases.form import Request, on_fact
@@ -96,14 +97,27 @@ def kind(source: Source) -> Request:
     source.rng.shuffle(options)
     choice = " or ".join((", ".join(map(article, options[:-1])), article(options[-1])))
     ask = source.pick(f"Is {subject.name} {choice}?", f"What is {subject.name}: {choice}?")
+    return _chosen("classification", "kind", ask, (subject.kind,), options, subject.name)
+
+
+def _chosen(
+    use_case: str,
+    kind: str,
+    prompt: str,
+    expected: Sequence[str],
+    options: Sequence[str],
+    subject: str = "",
+    task: str = "label",
+) -> Request:
+    """A request to choose or to arrange words; it tells no facts."""
     return Request(
-        "classification",
-        "kind",
-        ask,
+        use_case,
+        kind,
+        prompt,
         (),
-        task="label",
-        subject=subject.name,
-        expected=(subject.kind,),
+        task=task,
+        subject=subject,
+        expected=tuple(expected),
         options=tuple(options),
     )
 
@@ -114,15 +128,8 @@ def order(source: Source) -> Request:
     ask = source.pick(
         "Put these names in alphabetical order: {}.", "Sort these words from A to Z: {}."
     )
-    return Request(
-        "other",
-        "order",
-        ask.format(", ".join(names)),
-        (),
-        task="order",
-        expected=tuple(sorted(names, key=str.lower)),
-        options=tuple(names),
-    )
+    ordered = sorted(names, key=str.lower)
+    return _chosen("other", "order", ask.format(", ".join(names)), ordered, names, task="order")
 
 
 def first(source: Source) -> Request:
@@ -131,22 +138,13 @@ def first(source: Source) -> Request:
     ask = source.pick(
         "Which comes first in the alphabet, {} or {}?", "What comes first from A to Z: {} or {}?"
     )
-    return Request(
-        "other",
-        "first",
-        ask.format(*names),
-        (),
-        task="label",
-        expected=(min(names, key=str.lower),),
-        options=tuple(names),
-    )
+    return _chosen("other", "first", ask.format(*names), (min(names, key=str.lower),), names)
 
 
 def _names(source: Source, count: int) -> list[str]:
     """Names of subjects without articles, with different first letters."""
-    subjects = source.subjects(min(len(source.by_id), 12))
     by_letter = {}
-    for subject in subjects:
+    for subject in source.subjects(min(len(source.by_id), 12)):
         name = re.sub("^(the|an?) ", "", subject.name)
         by_letter.setdefault(name[0].lower(), name)
     if len(by_letter) < count:
@@ -193,13 +191,5 @@ def odd_one_out(source: Source) -> Request:
     odd = source.rng.choice(others)
     names = source.rng.sample([*two, odd], 3)
     ask = source.pick("Which one does not belong: {}?", "Find the odd one out: {}.")
-    return Request(
-        "other",
-        "odd one out",
-        ask.format(", ".join(names[:2]) + " or " + names[2]),
-        (),
-        task="label",
-        subject=kind,
-        expected=(odd,),
-        options=tuple(names),
-    )
+    prompt = ask.format(", ".join(names[:2]) + " or " + names[2])
+    return _chosen("other", "odd one out", prompt, (odd,), names, kind)
