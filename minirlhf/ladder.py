@@ -59,7 +59,7 @@ def measure_base(name: str | Path, questions: int = 300, documents: int = 500) -
 
     Returns: `parameters`; `loss`, nats per token of new documents on the same facts; `bare` and
              `prompted`: the share of facts that it states truthfully when asked as is or after
-             three examples, at temperature 1, as (mean, low, high) with Wilson's interval.
+             three examples, at temperature 1, with Wilson's interval.
     """
     backbone = load_backbone(str(name))
     tokenizer, almanac = backbone.tokenizer, load_almanac()

@@ -15,6 +15,7 @@ class DataError(ValueError):
 
 
 def require_text(name: str, value: Any) -> None:
+    """Refuse what is no text or holds nothing but white space: DataError, "field 'name': ..."."""
     if not isinstance(value, str):
         raise DataError(f"field '{name}': must be text, is {type(value).__name__}")
     if not value.strip():
@@ -22,6 +23,10 @@ def require_text(name: str, value: Any) -> None:
 
 
 def require_history(record: Any) -> None:
+    """Refuse a `history` in which user and assistant do not take turns; make a tuple of it.
+
+    Raises:  DataError, "field 'history': ...".
+    """
     history = record.history
     if not isinstance(history, (list, tuple)):
         raise DataError(f"field 'history': must be a list, is {type(history).__name__}")
@@ -154,15 +159,8 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
     records = []
-    # not splitlines(): a JSON text may hold other line separators, such as U+2028, unescaped
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
+    for number, values in json_lines(path, text):
         where = f"{path}:{number}"
-        try:
-            values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: broken JSON: {error.msg} at column {error.colno}") from None
         if not isinstance(values, dict):
             raise DataError(f"{where}: must be a JSON object, is {type(values).__name__}")
         for name in required:
@@ -180,6 +178,22 @@ def read_records(path: str | Path, record: type[Record]) -> list[Record]:
     if not records:
         raise DataError(f"{path}: holds no records")
     return records
+
+
+def json_lines(path: Path, text: str) -> Iterator[tuple[int, Any]]:
+    """The values of a JSONL text, each with the number of its line; blank lines are skipped.
+
+    Raises:  DataError, one line that names `path` and line.
+    """
+    # not splitlines(): a JSON text may hold other line separators, such as U+2028, unescaped
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                yield number, json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(
+                    f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}"
+                ) from None
 
 
 def as_rows(records: list[Record]) -> list[dict]:

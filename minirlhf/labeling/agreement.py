@@ -5,7 +5,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 
 from minirlhf.engine.records import DataError, Ranking
 from minirlhf.labeling.forms import FLAGS, Form
@@ -100,14 +100,11 @@ def agreement_with(
     Args:    key: prompt -> response -> rank. Prompts and responses that are not in it are skipped.
     Returns: labeler -> agreement without an interval, in the order of the labelers' names.
     """
-    totals: dict[str, list] = {}
-    for prompt, by_labeler in ranks.items():
-        for labeler, mine in by_labeler.items():
-            same, of = _agreed({"labeler": mine, "key": key.get(prompt, {})}, ties)
-            total = totals.setdefault(labeler, [0.0, 0])
-            total[0] += same
-            total[1] += of
-    return {name: _share(*totals[name]) for name in sorted(totals)}
+    return _totalled(
+        (labeler, _agreed({"labeler": mine, "key": key.get(prompt, {})}, ties))
+        for prompt, by_labeler in ranks.items()
+        for labeler, mine in by_labeler.items()
+    )
 
 
 def agreement_with_others(ranks: Ranks, ties: str = "dropped") -> dict[str, Agreement]:
@@ -115,19 +112,23 @@ def agreement_with_others(ranks: Ranks, ties: str = "dropped") -> dict[str, Agre
 
     Returns: labeler -> agreement without an interval, in the order of the labelers' names.
     """
-    totals: dict[str, list] = {}
-    for by_labeler in ranks.values():
-        for two in combinations(sorted(by_labeler), 2):
-            same, of = _agreed({name: by_labeler[name] for name in two}, ties)
-            for name in two:
-                total = totals.setdefault(name, [0.0, 0])
-                total[0] += same
-                total[1] += of
-    return {name: _share(*totals[name]) for name in sorted(totals)}
+    return _totalled(
+        (one, _agreed({one: by_labeler[one], other: by_labeler[other]}, ties))
+        for by_labeler in ranks.values()
+        for one, other in permutations(sorted(by_labeler), 2)
+    )
 
 
-def _share(agreed: float, asked: int) -> Agreement:
-    return Agreement(agreed / asked if asked else math.nan, asked)
+def _totalled(counts: Iterable[tuple[str, tuple[float, int]]]) -> dict[str, Agreement]:
+    """Each labeler's agreement from any number of their (agreements, times asked)."""
+    totals: dict[str, tuple[float, int]] = {}
+    for labeler, (same, of) in counts:
+        agreed, asked = totals.get(labeler, (0.0, 0))
+        totals[labeler] = agreed + same, asked + of
+    return {
+        name: Agreement(agreed / asked if asked else math.nan, asked)
+        for name, (agreed, asked) in sorted(totals.items())
+    }
 
 
 def _agreed(by_labeler: Mapping[str, Mapping[str, int]], ties: str) -> tuple[float, int]:

@@ -128,24 +128,23 @@ def cap_per_user(
 
 
 @cache
-def _identifier(languages: tuple[str, ...]):
+def _identifier():
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE)
-    identifier.set_languages(list(languages))
+    identifier.set_languages(list(LANGUAGES))
     return identifier
 
 
-def identify_language(text: str, languages: tuple[str, ...] = LANGUAGES) -> str:
-    """The ISO 639-1 code, one of `languages`, that py3langid gives `text`.
+def identify_language(text: str) -> str:
+    """The ISO 639-1 code, one of LANGUAGES, that py3langid gives `text`.
 
     Its model comes with the package, so nothing is fetched.
-
 
     >>> identify_language("Warum ist der Himmel am Tag blau und nachts schwarz?")
     'de'
     """
-    return _identifier(languages).classify(text)[0]
+    return _identifier().classify(text)[0]
 
 
 def keep_language(
@@ -214,34 +213,29 @@ def split_of(user: str, seed: int = 0, shares: Mapping[str, float] = CUSTOMER_SH
 
 
 def split_by_user(
-    submissions: Sequence[Submission],
-    seed: int = 0,
-    shares: Mapping[str, float] = CUSTOMER_SHARES,
-    labeler_shares: Mapping[str, float] = LABELER_SHARES,
+    submissions: Sequence[Submission], seed: int = 0
 ) -> tuple[dict[str, list[Submission]], StepReport]:
     """Every user with all their submissions in one split; labelers never in the test split.
 
-    Returns: split -> submissions in their order, a list for every name in either shares.
+    Returns: split -> submissions in their order, a list for every split.
     """
-    splits: dict[str, list[Submission]] = {name: [] for name in (*shares, *labeler_shares)}
+    splits: dict[str, list[Submission]] = {name: [] for name in CUSTOMER_SHARES}
     for submission in submissions:
-        of_labeler = submission.source == "labeler"
-        name = split_of(submission.user, seed, labeler_shares if of_labeler else shares)
-        splits[name].append(submission)
+        shares = LABELER_SHARES if submission.source == "labeler" else CUSTOMER_SHARES
+        splits[split_of(submission.user, seed, shares)].append(submission)
     moved = {name: [s.id for s in part] for name, part in splits.items()}
     return splits, _report("split_by_user", len(submissions), {}, moved)
 
 
 def check_leakage(
     splits: Mapping[str, Sequence[Submission]],
-    limit: int = PREFIX_LIMIT,
     keys: Callable[[Submission], Iterable[str]] = lambda submission: (),
     apart: Iterable[tuple[str, str]] | None = None,
 ) -> None:
     """Refuse splits that share a user, a prompt, a long prefix or one of the caller's keys.
 
-    A user, a text as `compared` writes it and its first `limit` characters may stand in one split
-    only. A template that customers share is no leak as long as it is shorter than `limit`.
+    A user, a text as `compared` writes it and its first PREFIX_LIMIT characters may stand in one
+    split only. A template that customers share is no leak as long as it is shorter than that.
 
     Args:    keys: what else may not be shared, such as the ids of a prompt's facts; apart: pairs
              of splits that may share no key, without it all pairs. Training and validation may
@@ -254,8 +248,8 @@ def check_leakage(
         for submission in part:
             text = compared(submission)
             marks = [("user", submission.user), ("prompt", text)]
-            if len(text) >= limit:
-                marks.append((f"prefix of {limit} characters", text[:limit]))
+            if len(text) >= PREFIX_LIMIT:
+                marks.append((f"prefix of {PREFIX_LIMIT} characters", text[:PREFIX_LIMIT]))
             marks += [("key", key) for key in keys(submission)]
             for what, value in marks:
                 places = seen[what, value]
@@ -272,11 +266,8 @@ def check_leakage(
 def curate(
     submissions: Sequence[Submission],
     seed: int = 0,
-    shares: Mapping[str, float] = CUSTOMER_SHARES,
     public: Iterable[str] = (),
-    limit: int = PREFIX_LIMIT,
     cap: int = USER_CAP,
-    language: str = LANGUAGE,
 ) -> tuple[dict[str, list[Submission]], list[StepReport]]:
     """All steps in order: duplicates, cap, language, personal data, duplicates again, split.
 
@@ -286,16 +277,16 @@ def curate(
     """
     reports = []
     steps = (
-        lambda kept: drop_shared_prefixes(kept, limit),
+        drop_shared_prefixes,
         lambda kept: cap_per_user(kept, cap),
-        lambda kept: keep_language(kept, language),
+        keep_language,
         lambda kept: scrub(kept, public),
-        lambda kept: drop_shared_prefixes(kept, limit),
+        drop_shared_prefixes,
     )
     kept = list(submissions)
     for step in steps:
         kept, report = step(kept)
         reports.append(report)
-    splits, report = split_by_user(kept, seed, shares)
-    check_leakage(splits, limit)
+    splits, report = split_by_user(kept, seed)
+    check_leakage(splits)
     return splits, [*reports, report]

@@ -272,17 +272,13 @@ def import_rows(source: str | Path | Iterable[Mapping]) -> list[Record]:
             texts, response = _turns(row)
             if len(texts) % 2 == 0:
                 raise DataError("field 'prompt': does not end with a message of the user")
-            values = {
-                name: field(row, name, str, optional=True) or "" for name in ("id", "use_case")
-            }
+            values = _named(row, "id", "use_case")
             values |= {"prompt": texts[-1], "history": texts[:-1], "where": where}
             if "chosen" not in row:
                 answer = {} if response is None else {"response": response}
                 records.append((Demonstration if answer else Prompt)(**values, **answer))
                 continue
-            values |= {
-                name: field(row, name, str, optional=True) or "" for name in ("labeler", "reason")
-            }
+            values |= _named(row, "labeler", "reason")
             number = field(row, "ranking", int, optional=True)
             if number is None:
                 number, row = where, {**row, "pair": [0, 1]}
@@ -306,6 +302,11 @@ def import_rows(source: str | Path | Iterable[Mapping]) -> list[Record]:
             f"{source if isinstance(source, (str, Path)) else 'the data'}: holds no rows"
         )
     return records
+
+
+def _named(row: Mapping, *names: str) -> dict[str, str]:
+    """Optional texts of a row, "" where they are missing."""
+    return {name: field(row, name, str, optional=True) or "" for name in names}
 
 
 def _turns(row: Mapping) -> tuple[tuple[str, ...], str | None]:

@@ -179,10 +179,12 @@ _NO_NAMES = frozenset(
 
 
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
-    """A run of capitalised words, cut at the first that belongs to no name; None where all are."""
-    words = list(re.finditer(r"\S+", text[start:end]))
+    """A run of capitalised words, cut at the first that belongs to no name.
+
+    None where less than two characters are left.
+    """
     kept = 0
-    for word in words:
+    for word in re.finditer(r"\S+", text[start:end]):
         bare = word[0].strip(".,'’").removesuffix("'s").removesuffix("’s")
         if bare.lower() in _NO_NAMES or (len(bare) > 3 and bare.isupper()):
             break
@@ -292,9 +294,7 @@ def matches(one: Span, other: Span) -> bool:
     return one[2] == other[2] and 2 * shared >= max(one[1] - one[0], other[1] - other[0])
 
 
-def score(
-    found: Sequence[Sequence[Span]], planted: Sequence[Sequence[Span]], types: Iterable[str] = TYPES
-) -> dict[str, Score]:
+def score(found: Sequence[Sequence[Span]], planted: Sequence[Sequence[Span]]) -> dict[str, Score]:
     """Precision and recall per type over many texts.
 
     A planted span is hit where a found span `matches` it; a found span is right where it matches
@@ -305,7 +305,7 @@ def score(
     """
     if len(found) != len(planted):
         raise ValueError(f"{len(found)} texts were searched, {len(planted)} planted")
-    return {kind: _score_type(found, planted, kind) for kind in types}
+    return {kind: _score_type(found, planted, kind) for kind in TYPES}
 
 
 def _score_type(found, planted, kind: str) -> Score:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from minirlhf.engine.records import DataError
+from minirlhf.engine.records import DataError, json_lines
 
 KINDS = {str: "text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
@@ -74,16 +74,8 @@ def _json_rows(path: Path, data: bytes) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{path}: is not UTF-8 text (byte {error.start})") from None
     if text.lstrip().startswith("["):
         yield from _array_rows(path, text)
-        return
-    # not splitlines(): a JSON text may hold other line separators, such as U+2028, unescaped
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                yield number, json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(
-                    f"{path}:{number}: broken JSON: {error.msg} at column {error.colno}"
-                ) from None
+    else:
+        yield from json_lines(path, text)
 
 
 def _array_rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
