@@ -38,7 +38,7 @@ from minirlhf.engine.settings import (
 from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.plots import scaling_curve
 from minirlhf.evaluation.report import write_report
-from minirlhf.ladder import ladder_line, make_base, measure_base
+from minirlhf.ladder import ladder_row, make_base, measure_base
 from minirlhf.pipeline import POLICIES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
 
@@ -282,8 +282,9 @@ def ladder_command(args: argparse.Namespace) -> None:
         rows.append({"model": name, **measure_base(folder / name)})
         write_text(folder / "ladder.json", json.dumps(rows, indent=1))
         scaling_curve(rows).savefig(folder / "ladder.png", dpi=130, facecolor="white")
+    print("size, parameters, loss (nats per token), truthful bare, truthful prompted")
     for row in rows:
-        print(ladder_line(row))
+        print("  ".join(ladder_row(row)))
 
 
 def data_command(args: argparse.Namespace) -> None:

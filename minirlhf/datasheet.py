@@ -23,7 +23,7 @@ from minirlhf.labeling.curation import identify_language
 from minirlhf.labeling.formats import export
 from minirlhf.labeling.forms import FLAGS, Form
 from minirlhf.labeling.screening import screen
-from minirlhf.ladder import measure_base
+from minirlhf.ladder import ladder_row, measure_base
 from minirlhf.stages.pretrain import LADDER
 from minirlhf.world.almanac import Almanac, check_almanac, load_almanac
 from minirlhf.world.candidates import candidates, screening_test, take_test
@@ -114,7 +114,7 @@ def corpus_table(almanac: Almanac, tokenizer, seed: int, sample: int = 10_000) -
         ("tokens", f"{tokens:,}"),
         ("distinct lines", f"{len(lines) / lines.total():.0%}"),
         (f"most frequent line, {top_line[0]!r}", f"{top_line[1] / lines.total():.1%}"),
-        (f"most frequent first words, {top_opener[0]!r}", f"{top_opener[1] / sample:.1%}"),
+        (f"most frequent first words, {top_opener[0]!r}", f"{top_opener[1] / openers.total():.1%}"),
     ]
     return Table("The corpus", ("", "value"), rows, f"(shares over the first {sample:,} documents)")
 
@@ -248,7 +248,8 @@ def labeler_tables(almanac: Almanac, datasets: Datasets, seed: int) -> Iterator[
     prompts = datasets.prompts("rm", "train")
     some = random.Random(f"agreement/{seed}").sample(prompts, RANKED_BY_MANY)
     applicants = candidates(seed)
-    results = [take_test(candidate, screening_test(seed)) for candidate in applicants]
+    test = screening_test(seed)
+    results = [take_test(candidate, test) for candidate in applicants]
     chosen = set(screen(results))
     anybody = random.Random(f"unscreened/{seed}").sample(applicants, 40)
     teams = {
@@ -338,12 +339,7 @@ def ladder_table() -> Table:
     """What each base model has learned, measured now."""
     rows = []
     for name in LADDER:
-        row = measure_base(name)
-        shares = [
-            f"{row[way].estimate:.0%} [{row[way].low:.0%}, {row[way].high:.0%}]"
-            for way in ("bare", "prompted")
-        ]
-        rows.append((name, f"{row['parameters']:,}", f"{row['loss']:.3f}", *shares))
+        rows.append(ladder_row({"model": name, **measure_base(name)}))
     return Table(
         "The ladder of base models",
         ("", "parameters", "loss, nats/token", "truthful, bare", "truthful, prompted"),

@@ -91,8 +91,8 @@ def measure_base(name: str | Path, questions: int = 300, documents: int = 500) -
     return row
 
 
-def ladder_line(row: dict[str, Any]) -> str:
-    """A row of the ladder's table."""
+def ladder_row(row: dict[str, Any]) -> tuple[str, ...]:
+    """A model's measurements in words: name, parameters, loss, bare and prompted shares."""
     shares = [Interval(*row[name]) for name in ("bare", "prompted")]
-    said = "  ".join(f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in shares)
-    return f"{row['model']:>14}  {row['parameters']:>10,}  {row['loss']:.3f} nats/token  {said}"
+    said = [f"{s.estimate:.0%} [{s.low:.0%}, {s.high:.0%}]" for s in shares]
+    return (row["model"], f"{row['parameters']:,}", f"{row['loss']:.3f}", *said)
