@@ -106,7 +106,7 @@ def corpus_table(almanac: Almanac, tokenizer, seed: int, sample: int = 10_000) -
         encoded = tokenizer(part, add_special_tokens=False, verbose=False)["input_ids"]
         tokens += sum(map(len, encoded)) + len(part)  # and an EOS each
         if start == 0:
-            lines = Counter(line for document in part for line in document.splitlines())
+            lines = Counter(line for text in part for line in text.splitlines() if line)
             openers = Counter(" ".join(document.split()[:3]) for document in part)
     top_line, top_opener = lines.most_common(1)[0], openers.most_common(1)[0]
     rows = [

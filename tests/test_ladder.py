@@ -104,4 +104,6 @@ def test_the_command_makes_the_rungs_that_are_named(tmp_path, monkeypatch, capsy
     assert [row["model"] for row in rows] == ["moonlet-300k"]
     assert main(["ladder", "--out", out, "--sizes", "moonlet-300k"]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert main(["ladder", "--sizes", "moonlet-9t"]) == 2
+    with pytest.raises(SystemExit, match="2"):
+        main(["ladder", "--sizes", "moonlet-9t"])
+    assert "invalid choice: 'moonlet-9t'" in capsys.readouterr().err
