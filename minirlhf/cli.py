@@ -3,7 +3,6 @@ file, then flags."""
 
 import argparse
 import dataclasses
-import json
 import math
 import shutil
 import sys
@@ -25,7 +24,7 @@ from minirlhf.engine.fetch import FetchError, fetch_smollm2, is_fetched
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.paths import data_folder
-from minirlhf.engine.records import DataError, Prompt, write_text
+from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.rollout import sample
 from minirlhf.engine.settings import (
     MAX_SEED,
@@ -36,9 +35,8 @@ from minirlhf.engine.settings import (
     with_values,
 )
 from minirlhf.evaluation.evaluate import Answer, System
-from minirlhf.evaluation.plots import scaling_curve
 from minirlhf.evaluation.report import write_report
-from minirlhf.ladder import ladder_row, make_base, measure_base
+from minirlhf.ladder import climb, ladder_row, make_base
 from minirlhf.pipeline import POLICIES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
 
@@ -275,22 +273,20 @@ def pretrain_command(args: argparse.Namespace) -> None:
 
 def ladder_command(args: argparse.Namespace) -> None:
     """Every rung anew, or those named; then what each has learned."""
-    folder = Path(args.out)
-    rows = []
-    for name in args.sizes or LADDER:
-        make_base(LADDER[name], folder / name, bars)
-        rows.append({"model": name, **measure_base(folder / name)})
-        write_text(folder / "ladder.json", json.dumps(rows, indent=1))
-        scaling_curve(rows).savefig(folder / "ladder.png", dpi=130, facecolor="white")
+    rows = climb(Path(args.out), args.sizes or list(LADDER), bars)
     print("size, parameters, loss (nats per token), truthful bare, truthful prompted")
     for row in rows:
         print("  ".join(ladder_row(row)))
 
 
+def check_seed(seed: int) -> None:
+    if not 0 <= seed <= MAX_SEED:
+        raise DataError(f"--seed must lie between 0 and {MAX_SEED}")
+
+
 def data_command(args: argparse.Namespace) -> None:
     """The data in tables, and on request as files."""
-    if not 0 <= args.seed <= MAX_SEED:
-        raise DataError(f"--seed must lie between 0 and {MAX_SEED}")
+    check_seed(args.seed)
     if args.out and Path(args.out).exists():
         raise DataError(f"{args.out}: is there already; choose another --out")
     for table in tables(args.seed):
@@ -304,8 +300,7 @@ def chat_command(args: argparse.Namespace) -> None:
     """A conversation; the oldest turns are forgotten where the context is full."""
     if not 0 <= args.temperature < math.inf or args.tokens < 1:
         raise DataError("--temperature must be at least 0, and --tokens at least 1")
-    if not 0 <= args.seed <= MAX_SEED:
-        raise DataError(f"--seed must lie between 0 and {MAX_SEED}")
+    check_seed(args.seed)
     folder = Path(args.model)
     for stage in (*reversed(POLICIES), "sft"):  # of a whole run, the last policy
         if not (folder / CARD).is_file() and (folder / stage / CARD).is_file():

@@ -1,6 +1,8 @@
 """The ladder of base models: one corpus, several sizes, and what each size has learned."""
 
+import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,14 @@ from transformers import LlamaForCausalLM
 from minirlhf.engine.backbone import BASE
 from minirlhf.engine.checkpoint import whole_folder
 from minirlhf.engine.models import load_backbone
-from minirlhf.engine.records import DataError
+from minirlhf.engine.records import DataError, write_text
 from minirlhf.engine.settings import write_settings
 from minirlhf.evaluation.evaluate import System, answer_prompts
+from minirlhf.evaluation.plots import scaling_curve
 from minirlhf.evaluation.statistics import Interval, wilson_interval
 from minirlhf.pipeline import Progress, no_progress
 from minirlhf.stages.pretrain import (
+    LADDER,
     PretrainConfig,
     document_loss,
     new_model,
@@ -89,6 +93,21 @@ def measure_base(name: str | Path, questions: int = 300, documents: int = 500) -
         found = answer_prompts(backbone, system, asked, 40, seed=0, judge=truth)
         row[system.name] = wilson_interval(sum(a.verdict["true"] for a in found), len(found))
     return row
+
+
+def climb(folder: Path, sizes: Sequence[str], progress: Progress = no_progress) -> list[dict]:
+    """Make the named rungs of LADDER and measure each; `ladder.json` and `ladder.png` grow along.
+
+    Returns: for each rung its `model` and what `measure_base` found.
+    Raises:  DataError where a rung is there already.
+    """
+    rows: list[dict] = []
+    for name in sizes:
+        make_base(LADDER[name], folder / name, progress)
+        rows.append({"model": name, **measure_base(folder / name)})
+        write_text(folder / "ladder.json", json.dumps(rows, indent=1))
+        scaling_curve(rows).savefig(folder / "ladder.png", dpi=130, facecolor="white")
+    return rows
 
 
 def ladder_row(row: dict[str, Any]) -> tuple[str, ...]:

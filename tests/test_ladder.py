@@ -96,7 +96,7 @@ def test_a_million_parameters_know_three_facts_in_five_and_say_so_when_shown_how
 
 def test_the_command_makes_the_rungs_that_are_named(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(pretrain.LADDER, "moonlet-300k", TINY)
-    monkeypatch.setattr("minirlhf.cli.measure_base", lambda folder: measure_base(folder, 4, 4))
+    monkeypatch.setattr("minirlhf.ladder.measure_base", lambda folder: measure_base(folder, 4, 4))
     out = str(tmp_path / "ladder")
     assert main(["ladder", "--out", out, "--sizes", "moonlet-300k"]) == 0
     assert "moonlet-300k" in capsys.readouterr().out

@@ -42,6 +42,9 @@ def test_a_long_dialogue_loses_its_oldest_turns_first(encoder, tokenizer):
     room = 128 - len(encoder.prompt(Prompt("And now?", history=history[-4:])))
     cut = encoder.prompt(Prompt("And now?", history=history), room=room)
     assert tokenizer.decode(cut) == whole
+    # One token less: a whole exchange goes, so that the user still speaks first.
+    shorter = encoder.prompt(Prompt("And now?", history=history), room=room + 1)
+    assert shorter == encoder.prompt(Prompt("And now?", history=history[-2:]))
     with pytest.raises(DataError, match=r"field 'prompt': has \d+ tokens; with 128"):
         encoder.prompt(Prompt("And now?", history=history), room=128)
 
