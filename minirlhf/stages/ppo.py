@@ -19,6 +19,7 @@ from torch import Tensor
 
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, packed_blocks
+from minirlhf.engine.health import vital_signs
 from minirlhf.engine.optimisation import adam, optimiser_step, warm_up
 from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.rollout import (
@@ -240,6 +241,7 @@ class PPO:
             "returns": masked_mean(returns, mask).item(),
             "explained_variance": _explained_variance(scored.values, returns, mask),
         }
+        stats |= vital_signs(rollout, scored.scores)
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, mask)
         return Experience(rollout, scored.values, advantages, returns), stats
