@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -17,9 +18,9 @@ from transformers import AutoModelForSequenceClassification
 from minirlhf import __version__
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES, Backbone, LoRA
 from minirlhf.engine.models import load_backbone
-from minirlhf.engine.records import DataError
+from minirlhf.engine.records import DataError, to_disk
 
-CARD = "minirlhf.json"
+CARD, ADAPTER = "minirlhf.json", "adapter_model.safetensors"
 
 
 @contextlib.contextmanager
@@ -37,6 +38,8 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     try:
         partial.mkdir(parents=True)
         yield partial
+        for path in (*partial.rglob("*"), partial):
+            to_disk(path)
         try:
             if folder.exists():
                 os.replace(folder, old)
@@ -45,14 +48,30 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
             if old.exists() and not folder.exists():
                 os.replace(old, folder)
             raise
+        to_disk(folder.parent)
     except (OSError, SafetensorError) as error:  # safetensors tells of a full disk by its own type
-        raise DataError(f"{folder}: cannot be written: {_reason(error)}") from None
+        raise DataError(f"{folder}: cannot be written: {reason(error)}") from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _reason(error: Exception) -> str:
+def put_right(folder: str | Path) -> None:
+    """Tidy up what a kill within `whole_folder` has left; only for whoever alone writes there.
+
+    Killed between its two renames, `folder` has gone and its old contents lie beside it.
+    """
+    folder = Path(folder)
+    for old in folder.parent.glob(f".{folder.name}.*.old"):
+        if not folder.exists():
+            os.replace(old, folder)
+    for left in (".old", ".partial"):
+        for path in folder.parent.glob(f".{folder.name}.*{left}"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def reason(error: Exception) -> str:
+    """An error of the disk or of safetensors in one line."""
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
@@ -79,7 +98,20 @@ def _write_card(backbone: Backbone, role: str, folder: Path) -> None:
     card["quantize"] = "4bit" if getattr(backbone.model, "is_quantized", False) else "none"
     if role in SCALAR_ROLES:
         card["score_bias"] = backbone.heads[role].bias.item()
+    card["sha256"] = _checksum(card, folder)
     (folder / CARD).write_text(json.dumps(card, indent=1), encoding="utf-8")
+
+
+def _weights_file(card: dict, folder: Path) -> Path:
+    return folder / ("model.safetensors" if card["lora"] is None else ADAPTER)
+
+
+def _checksum(card: dict, folder: Path) -> str:
+    """SHA-256 over a card's other fields and the file of the weights."""
+    rest = {name: value for name, value in card.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode())
+    with _weights_file(card, folder).open("rb") as file:
+        return hashlib.file_digest(file, lambda: digest).hexdigest()
 
 
 def _save_adapter(backbone: Backbone, role: str, folder: Path) -> None:
@@ -92,7 +124,7 @@ def _save_adapter(backbone: Backbone, role: str, folder: Path) -> None:
     config.save_pretrained(folder)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},
-        folder / "adapter_model.safetensors",
+        folder / ADAPTER,
         metadata={"format": "pt"},
     )
 
@@ -128,11 +160,11 @@ def read_card(folder: str | Path) -> dict:
     except FileNotFoundError:
         raise DataError(f"{folder}: is not a checkpoint of minirlhf (no {CARD})") from None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {_reason(error)}") from None
+        raise DataError(f"{path}: cannot be read: {reason(error)}") from None
     needed = ["role", "base", "lora", "quantize"]
     if isinstance(card, dict) and card.get("role") in SCALAR_ROLES:
         needed.append("score_bias")
-    for name in needed:
+    for name in (*needed, "sha256"):
         if not isinstance(card, dict) or name not in card:
             raise DataError(f"{path}: field '{name}': is missing")
     if not isinstance(card["base"], str):
@@ -156,13 +188,15 @@ def load_role(backbone: Backbone, role: str, folder: str | Path) -> None:
     saved = None if backbone.lora is None else vars(backbone.lora)
     if card["lora"] != saved:
         raise DataError(f"{folder}: has LoRA {card['lora']}, the backbone {saved}")
-    file = folder / ("model.safetensors" if saved is None else "adapter_model.safetensors")
+    file = _weights_file(card, folder)
     try:
         state = load_file(file)
     except OSError as error:
-        raise DataError(f"{file}: cannot be read: {_reason(error)}") from None
+        raise DataError(f"{file}: cannot be read: {reason(error)}") from None
     except (SafetensorError, ValueError) as error:
-        raise DataError(f"{file}: is damaged: {_reason(error)}") from None
+        raise DataError(f"{file}: is damaged: {reason(error)}") from None
+    if card["sha256"] != _checksum(card, folder):
+        raise DataError(f"{folder}: is damaged: weights or card are not those that were saved")
     backbone.add_role(role)
     head = state.pop("score.weight", state.pop("base_model.model.score.weight", None))
     weights = backbone.weights(role)
