@@ -1,7 +1,7 @@
 """From records to padded tensors: chat template, tokenising, padding, batching by length."""
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -163,6 +163,41 @@ class Encoder:
             self.tokenizer.decode(ids[mask], skip_special_tokens=True).strip()
             for ids, mask in zip(response_ids, response_mask, strict=True)
         ]
+
+
+class Passes:
+    """Goes over data again and again, in a random order that can be saved and gone on with.
+
+    Args:  draw: (generator) -> what one pass hands out, in its order; seed: of the generator,
+           which draws nothing else.
+    """
+
+    def __init__(self, draw: Callable[[torch.Generator], Iterable], seed: int):
+        self._draw, self._generator = draw, torch.Generator().manual_seed(seed)
+        self._begin()
+
+    def _begin(self) -> None:
+        self._before, self._position = self._generator.get_state(), 0
+        self._pass = list(self._draw(self._generator))
+
+    def __iter__(self) -> "Passes":
+        return self
+
+    def __next__(self):
+        if self._position == len(self._pass):
+            self._begin()
+        self._position += 1
+        return self._pass[self._position - 1]
+
+    def state(self) -> dict[str, Any]:
+        """The generator as it was before this pass, and how much has been handed out since."""
+        return {"generator": self._before, "position": self._position}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        self._generator.set_state(state["generator"])
+        self._begin()
+        self._position = state["position"]
 
 
 def length_grouped_batches(

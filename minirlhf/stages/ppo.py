@@ -12,13 +12,13 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from minirlhf.engine.backbone import Backbone
-from minirlhf.engine.batches import Encoder, packed_blocks
+from minirlhf.engine.batches import Encoder, Passes, packed_blocks
 from minirlhf.engine.health import vital_signs
 from minirlhf.engine.optimisation import adam, optimiser_step, warm_up
 from minirlhf.engine.records import DataError, Prompt
@@ -30,6 +30,7 @@ from minirlhf.engine.rollout import (
     sample,
 )
 from minirlhf.engine.settings import MAX_SEED, setting, validated
+from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
 from minirlhf.maths.advantages import gae, token_rewards
 from minirlhf.maths.kl import doubling_kl_coef, k1, k3, proportional_kl_coef
 from minirlhf.maths.losses import (
@@ -42,6 +43,7 @@ from minirlhf.maths.losses import (
 )
 from minirlhf.maths.masked import gather_logprobs, masked_mean, masked_var, masked_whiten
 
+STEERED = ("update", "kl_coef", "clip_range", "penalty_coef")  # what changes from update to update
 RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 
 
@@ -145,6 +147,8 @@ class PPO:
     ):
         if reward is None and "reward" not in backbone.roles:
             raise DataError("reward: PPO needs a reward function or the role `reward`")
+        if not prompts:
+            raise DataError("prompts: there are none")
         self.config, self.backbone, self.reward = config, backbone, reward
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)
@@ -157,7 +161,7 @@ class PPO:
         self.sampler_generator = torch.Generator(backbone.device).manual_seed(config.seed)
         self.kl_coef, self.clip_range = config.kl_coef, config.clip_range
         self.penalty_coef = config.penalty_coef if config.loss == "penalty" else 0.0
-        self.ema = backbone.weights("policy") if config.ema_decay > 0 else None
+        self.ema = backbone.weights("policy") if config.ema_decay > 0 else {}
         self.update = 0
         self._prompt_order = self._endless(len(self.prompts))
         if config.ptx_coef > 0:
@@ -414,28 +418,55 @@ class PPO:
 
     @torch.no_grad()
     def _average_weights(self) -> None:
-        if self.ema is not None:
+        if self.ema:
             for name, weight in self.backbone.weights("policy").items():
                 self.ema[name].lerp_(weight, 1 - self.config.ema_decay)
 
     def adopt_average(self) -> None:
         """Make the averaged weights the policy, as the paper did before evaluating."""
-        if self.ema is not None:
+        if self.ema:
             self.backbone.load_weights("policy", self.ema)
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the next updates depend on."""
+        return {
+            **{name: getattr(self, name) for name in STEERED},
+            "policy": role_state(self.backbone, "policy"),
+            "value": role_state(self.backbone, "value"),
+            "policy_optimiser": optimiser_state(self.policy_optimiser),
+            "value_optimiser": optimiser_state(self.value_optimiser),
+            "ema": {name: average.to("cpu", copy=True) for name, average in self.ema.items()},
+            "minibatches": self.generator.get_state(),
+            "sampler": self.sampler_generator.get_state(),
+            "prompts": self._prompt_order.state(),
+            "blocks": self._block_order.state() if self.config.ptx_coef > 0 else None,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, on a backbone with the same reference and reward."""
+        for name in STEERED:
+            setattr(self, name, state[name])
+        for role in ("policy", "value"):
+            restore_role(self.backbone, role, state[role])
+        restore_optimiser(self.policy_optimiser, state["policy_optimiser"])
+        restore_optimiser(self.value_optimiser, state["value_optimiser"])
+        for name, average in self.ema.items():
+            average.copy_(state["ema"][name])
+        self.generator.set_state(state["minibatches"])
+        self.sampler_generator.set_state(state["sampler"])
+        self._prompt_order.restore(state["prompts"])
+        if self.config.ptx_coef > 0:
+            self._block_order.restore(state["blocks"])
 
     def _microbatches(self, rows: Tensor) -> tuple[Tensor, ...]:
         return rows.split(self.config.microbatch_size)
 
-    def _endless(self, count: int) -> Iterator[int]:
+    def _endless(self, count: int) -> Passes:
         """Indices in random order, each once before any comes again.
 
         The order is drawn by a generator of its own, so that PPO and PPO-ptx ask the same prompts.
         """
-        if count == 0:
-            raise DataError("prompts: there are none")
-        generator = torch.Generator().manual_seed(self.config.seed)
-        while True:
-            yield from torch.randperm(count, generator=generator).tolist()
+        return Passes(lambda own: torch.randperm(count, generator=own).tolist(), self.config.seed)
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
