@@ -21,10 +21,9 @@ from minirlhf.pipeline import Progress, no_progress
 from minirlhf.stages.pretrain import (
     LADDER,
     PretrainConfig,
+    Pretraining,
     document_loss,
     new_model,
-    pretrain,
-    total_steps,
     train_tokenizer,
 )
 from minirlhf.world.almanac import load_almanac
@@ -47,8 +46,8 @@ def make_base(
     texts = list(corpus(load_almanac(), config.documents, config.seed))
     tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
     model = new_model(config, tokenizer)
-    steps = pretrain(config, model, tokenizer, texts)
-    for _ in progress(steps, total_steps(config, len(texts)), folder.name):
+    steps = Pretraining(config, model, tokenizer, texts)
+    for _ in progress(steps, len(steps), folder.name):
         pass
     with whole_folder(folder) as partial:
         model.save_pretrained(partial)

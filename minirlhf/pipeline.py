@@ -26,6 +26,7 @@ from minirlhf.stages import sft as sft_stage
 from minirlhf.tasks import Task, default_task, load_task
 
 Progress = Callable[[Iterable[dict], int, str], Iterator[dict]]
+Stage = sft_stage.SFT | reward_stage.RewardTraining | ppo_stage.PPO
 POLICIES = {"ppo": "PPO", "ppo-ptx": "PPO-ptx"}  # checkpoint folder -> name of the system
 
 
@@ -91,10 +92,10 @@ class Run:
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
         self.seconds: dict[str, float] = {}
 
-    def _follow(self, stage: str, steps: Iterable[dict], total: int, label: str) -> None:
+    def _follow(self, stage: str, steps: Stage, label: str) -> None:
         """Go through a stage's steps, show them, and log every one."""
         started = time.perf_counter()
-        for step, stats in enumerate(self.progress(steps, total, label), start=1):
+        for step, stats in enumerate(self.progress(steps, len(steps), label), start=1):
             if step == 1:
                 self._begin(stage)
             self.metrics.write(stage, step, stats)
@@ -119,7 +120,7 @@ class Run:
                 )
             self.load("reward", "reward")
             score = partial(score_texts, self.backbone)
-        steps = sft_stage.sft(
+        steps = sft_stage.SFT(
             config,
             self.backbone,
             task.demonstrations,
@@ -127,9 +128,7 @@ class Run:
             score,
             task.pretraining,
         )
-        mixed = round(config.pretraining_mix * len(task.demonstrations))
-        total = sft_stage.total_steps(config, len(task.demonstrations) + mixed)
-        self._follow("sft", steps, total, "SFT")
+        self._follow("sft", steps, "SFT")
         save_role(self.backbone, "reference", self.folder / "sft")
 
     def rankings(self) -> tuple[list[Ranking], list[Ranking]]:
@@ -145,11 +144,10 @@ class Run:
     def reward(self) -> None:
         """Stage 2: `reward`, from rankings."""
         train, valid = self.rankings()
-        steps = reward_stage.train_reward(
+        steps = reward_stage.RewardTraining(
             self.settings.reward, self.backbone, train, valid, self.task.demonstrations
         )
-        total = reward_stage.total_steps(self.settings.reward, len(train))
-        self._follow("reward", steps, total, "reward model")
+        self._follow("reward", steps, "reward model")
         write_records(self.folder / "comparisons.jsonl", valid + train)
         save_role(self.backbone, "reward", self.folder / "reward")
 
@@ -161,7 +159,7 @@ class Run:
         ppo = ppo_stage.PPO(
             config, self.backbone, self.task.prompts, pretraining=self.task.pretraining
         )
-        self._follow(stage, ppo, len(ppo), POLICIES[stage])
+        self._follow(stage, ppo, POLICIES[stage])
         ppo.adopt_average()
         save_role(self.backbone, "policy", self.folder / stage)
 

@@ -20,9 +20,9 @@ from minirlhf.cli import main
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Demonstration, Prompt, Ranking
-from minirlhf.stages.pretrain import PretrainConfig, new_model, pretrain, train_tokenizer
-from minirlhf.stages.reward import RewardConfig, train_reward
-from minirlhf.stages.sft import SFTConfig, sft
+from minirlhf.stages.pretrain import PretrainConfig, Pretraining, new_model, train_tokenizer
+from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.sft import SFT, SFTConfig
 from minirlhf.world.almanac import load_almanac
 from minirlhf.world.corpus import corpus
 
@@ -61,7 +61,7 @@ def micro_folder(micro_texts, tmp_path_factory):
     """The micro model on disk, as `minirlhf pretrain` would have saved it."""
     tokenizer = train_tokenizer(micro_texts, MICRO.vocabulary, MICRO.context_length)
     model = new_model(MICRO, tokenizer)
-    for _ in pretrain(MICRO, model, tokenizer, micro_texts):
+    for _ in Pretraining(MICRO, model, tokenizer, micro_texts):
         pass
     folder = tmp_path_factory.mktemp("models") / "micro"
     model.save_pretrained(folder)
@@ -146,13 +146,14 @@ def _trained(new_backbone, demonstrations, rankings):
     for mode in (RANK, None):
         backbone = new_backbone(mode)
         rate = 1e-2
-        for _ in sft(
+        for _ in SFT(
             SFTConfig(epochs=40, learning_rate=rate, batch_size=8, dropout=0.0),
             backbone,
             demonstrations,
         ):
             pass
-        for _ in train_reward(RewardConfig(epochs=4, learning_rate=rate / 4), backbone, rankings):
+        settings = RewardConfig(epochs=4, learning_rate=rate / 4)
+        for _ in RewardTraining(settings, backbone, rankings):
             pass
         weights = {role: backbone.weights(role) for role in ("reference", "reward")}
         found[mode] = weights, copy.deepcopy(backbone.heads["reward"].state_dict())

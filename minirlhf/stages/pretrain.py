@@ -4,16 +4,19 @@ The paper started from GPT-3 in three sizes. Here the start is a ladder of small
 read nothing but the almanac's little web.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from minirlhf.engine.batches import CHAT_TEMPLATE, length_grouped_batches
+from minirlhf.engine.batches import CHAT_TEMPLATE, Passes, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step, warm_up
 from minirlhf.engine.settings import MAX_SEED, setting, validated
+from minirlhf.engine.snapshot import optimiser_state, restore_optimiser
 from minirlhf.maths.losses import sft_loss
 from minirlhf.maths.masked import gather_logprobs
 
@@ -94,41 +97,69 @@ def new_model(config: PretrainConfig, tokenizer: PreTrainedTokenizerFast) -> Lla
         return LlamaForCausalLM(shape).float()
 
 
-def pretrain(
-    config: PretrainConfig,
-    model: LlamaForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    texts: Sequence[str],
-) -> Iterator[dict[str, float]]:
-    """Train on documents, each from its first token to its EOS, batched by length.
+class Pretraining:
+    """Trains a model on documents, each from its first token to its EOS, batched by length.
 
     Yields: after each step `train_loss` (nats per token), `learning_rate`, `epoch`.
     """
-    documents = [
-        [*ids, tokenizer.eos_token_id][: config.context_length]
-        for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
-    ]
-    lengths = [len(d) for d in documents]
-    optimiser = adam(model.parameters(), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    total, step = total_steps(config, len(documents)), 0
-    model.train()
-    for _ in range(config.epochs):
-        for indices in length_grouped_batches(lengths, config.batch_size, generator):
-            rate = cosine(step, total) * warm_up(step, config.warmup_steps)
-            rate *= config.learning_rate
-            loss = document_loss(model, [documents[i] for i in indices], tokenizer.pad_token_id)
-            loss.backward()
-            optimiser_step(optimiser, rate, config.max_grad_norm)
-            step += 1
-            epoch = step / total * config.epochs
-            yield {"train_loss": loss.item(), "learning_rate": rate, "epoch": epoch}
-    model.eval()
 
+    def __init__(
+        self,
+        config: PretrainConfig,
+        model: LlamaForCausalLM,
+        tokenizer: PreTrainedTokenizerFast,
+        texts: Sequence[str],
+    ):
+        self.config, self.model, self._pad = config, model, tokenizer.pad_token_id
+        self._documents = [
+            [*ids, tokenizer.eos_token_id][: config.context_length]
+            for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
+        ]
+        lengths = [len(d) for d in self._documents]
+        self.optimiser = adam(model.parameters(), config.learning_rate)
+        self.step = 0
+        self._batches = Passes(
+            lambda own: length_grouped_batches(lengths, config.batch_size, own), config.seed
+        )
+        model.train()
 
-def total_steps(config: PretrainConfig, count: int) -> int:
-    """Optimiser steps of a whole run over `count` documents."""
-    return config.epochs * -(-count // config.batch_size)
+    def __len__(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.epochs * math.ceil(len(self._documents) / self.config.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return self
+
+    def __next__(self) -> dict[str, float]:
+        config = self.config
+        if self.step >= len(self):
+            self.model.eval()
+            raise StopIteration
+        rate = cosine(self.step, len(self)) * warm_up(self.step, config.warmup_steps)
+        rate *= config.learning_rate
+        documents = [self._documents[i] for i in next(self._batches)]
+        loss = document_loss(self.model, documents, self._pad)
+        loss.backward()
+        optimiser_step(self.optimiser, rate, config.max_grad_norm)
+        self.step += 1
+        epochs = self.step / len(self) * config.epochs
+        return {"train_loss": loss.item(), "learning_rate": rate, "epoch": epochs}
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the next steps depend on."""
+        return {
+            "step": self.step,
+            "weights": {n: p.detach().clone() for n, p in self.model.named_parameters()},
+            "optimiser": optimiser_state(self.optimiser),
+            "batches": self._batches.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with the same settings and texts."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["weights"], strict=False)  # tied weights are there once
+        restore_optimiser(self.optimiser, state["optimiser"])
+        self._batches.restore(state["batches"])
 
 
 def document_loss(model, documents: Sequence[list[int]], pad: int) -> torch.Tensor:

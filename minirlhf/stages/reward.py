@@ -9,16 +9,18 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from minirlhf.engine.backbone import Backbone
-from minirlhf.engine.batches import Encoder
+from minirlhf.engine.batches import Encoder, Passes
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
 from minirlhf.engine.records import Demonstration, Ranking
 from minirlhf.engine.rollout import score_texts
 from minirlhf.engine.settings import MAX_SEED, setting, validated
+from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
 from minirlhf.maths.preferences import (
     best_of_k_loss,
     pair_accuracy,
@@ -54,53 +56,81 @@ class RewardConfig:
     seed: int = setting(0, "order of the data", least=0, most=MAX_SEED)
 
 
-def train_reward(
-    config: RewardConfig,
-    backbone: Backbone,
-    train: Sequence[Ranking],
-    valid: Sequence[Ranking] = (),
-    demonstrations: Sequence[Demonstration] = (),
-    init: str = "reference",
-) -> Iterator[dict[str, float]]:
-    """Train the role `reward`: an adapter that starts from `init`, and a scalar head.
+class RewardTraining:
+    """Trains the role `reward`, an adapter that starts from `init` and a scalar head, stepwise.
 
     Args:    train, valid: rankings, K may vary; demonstrations: the bias is set so that they score
              0 on average; init: the role to start from, as the paper from SFT or GPT-3.
     Yields:  after each step `ranking_loss`, `pair_accuracy`, `learning_rate`, `epoch`; the last
              step of an epoch adds `valid_ranking_loss` and `valid_pair_accuracy`.
+    Afterwards `reward` is frozen.
     Source:  Ouyang et al. 2022, equation 1 and appendix C.2 (arXiv:2203.02155).
     """
-    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    loss_of = _loss_function(config)
-    for ranking in (*train, *valid):  # a response that is too long is said now, not half-way
-        for response in ranking.responses:
-            encoder.pair(ranking, response)
-    backbone.add_role("reward", copy_of=init)
-    optimiser = adam(backbone.train_role("reward"), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    total, step = total_steps(config, len(train)), 0
 
-    for _ in range(config.epochs):
-        order = torch.randperm(len(train), generator=generator).tolist()
-        for start in range(0, len(order), config.batch_size):
-            rate = config.learning_rate * cosine(step, total, config.final_rate)
-            rankings = [train[i] for i in order[start : start + config.batch_size]]
-            stats = _accumulate(config, backbone, encoder, rankings, loss_of)
-            optimiser_step(optimiser, rate, config.max_grad_norm)
-            step += 1
-            stats |= {"learning_rate": rate, "epoch": step / total * config.epochs}
-            if start + config.batch_size >= len(order) and valid:
-                stats |= {f"valid_{k}": v for k, v in evaluate(config, backbone, valid).items()}
-            yield stats
+    def __init__(
+        self,
+        config: RewardConfig,
+        backbone: Backbone,
+        train: Sequence[Ranking],
+        valid: Sequence[Ranking] = (),
+        demonstrations: Sequence[Demonstration] = (),
+        init: str = "reference",
+    ):
+        self.config, self.backbone = config, backbone
+        self.train, self.valid, self.demonstrations = train, valid, demonstrations
+        self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+        for ranking in (*train, *valid):  # a response that is too long is said now, not half-way
+            for response in ranking.responses:
+                self.encoder.pair(ranking, response)
+        backbone.add_role("reward", copy_of=init)
+        self.optimiser = adam(backbone.train_role("reward"), config.learning_rate)
+        self.step = 0
+        self._batches = Passes(
+            lambda own: torch.randperm(len(train), generator=own).split(config.batch_size),
+            config.seed,
+        )
 
-    backbone.train_role("reward", trainable=False)
-    if demonstrations:
-        centre(backbone, demonstrations)
+    def __len__(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.epochs * math.ceil(len(self.train) / self.config.batch_size)
 
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return self
 
-def total_steps(config: RewardConfig, count: int) -> int:
-    """Optimiser steps of a whole run over `count` rankings."""
-    return config.epochs * math.ceil(count / config.batch_size)
+    def __next__(self) -> dict[str, float]:
+        config = self.config
+        if self.step >= len(self):
+            self.backbone.train_role("reward", trainable=False)
+            if self.demonstrations:
+                centre(self.backbone, self.demonstrations)
+            raise StopIteration
+        rate = config.learning_rate * cosine(self.step, len(self), config.final_rate)
+        rankings = [self.train[i] for i in next(self._batches).tolist()]
+        loss_of = _loss_function(config)
+        stats = _accumulate(config, self.backbone, self.encoder, rankings, loss_of)
+        optimiser_step(self.optimiser, rate, config.max_grad_norm)
+        self.step += 1
+        stats |= {"learning_rate": rate, "epoch": self.step / len(self) * config.epochs}
+        if self.step % (len(self) // config.epochs) == 0 and self.valid:
+            found = evaluate(config, self.backbone, self.valid)
+            stats |= {f"valid_{name}": value for name, value in found.items()}
+        return stats
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the next steps depend on."""
+        return {
+            "step": self.step,
+            "role": role_state(self.backbone, "reward"),
+            "optimiser": optimiser_state(self.optimiser),
+            "batches": self._batches.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with the same settings, `init` and rankings."""
+        self.step = state["step"]
+        restore_role(self.backbone, "reward", state["role"])
+        restore_optimiser(self.optimiser, state["optimiser"])
+        self._batches.restore(state["batches"])
 
 
 def _loss_function(config: RewardConfig) -> Callable[..., Tensor]:

@@ -8,15 +8,17 @@ the answers went on rising (section 3.5); so both can select the epoch that is k
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from minirlhf.engine.backbone import BASE, Backbone
-from minirlhf.engine.batches import Encoder, SequenceBatch, length_grouped_batches
+from minirlhf.engine.batches import Encoder, Passes, SequenceBatch, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, optimiser_step
 from minirlhf.engine.records import DataError, Demonstration, Prompt
 from minirlhf.engine.rollout import answers
 from minirlhf.engine.settings import MAX_SEED, setting, validated
+from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
 from minirlhf.maths.losses import sft_loss
 from minirlhf.maths.masked import gather_logprobs
 
@@ -49,16 +51,8 @@ class SFTConfig:
     seed: int = setting(0, "order of the data, dropout, sampling", least=0, most=MAX_SEED)
 
 
-def sft(
-    config: SFTConfig,
-    backbone: Backbone,
-    train: Sequence[Demonstration],
-    valid: Sequence[Demonstration] = (),
-    score: ScoreFunction | None = None,
-    pretraining: Sequence[str] = (),
-    role: str = "reference",
-) -> Iterator[dict[str, float]]:
-    """Fine-tune the base on demonstrations, as the role `reference`.
+class SFT:
+    """Fine-tunes the base on demonstrations, as the role `reference`, step by step.
 
     Args:    train, valid: demonstrations; score: any function (prompts, responses) -> scores, such
              as a reward model; pretraining: texts for `pretraining_mix`.
@@ -67,47 +61,108 @@ def sft(
     Afterwards `reference` is frozen and holds the epoch that `select` names.
     Source:  Ouyang et al. 2022, section 3.5 and appendix C.1 (arXiv:2203.02155).
     """
-    if config.select != "last" and not valid:
-        raise DataError(f"select={config.select!r} needs validation demonstrations")
-    if config.select == "score" and score is None:
-        raise DataError("select='score' needs a score function, such as a reward model")
-    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    pairs = [encoder.pair(d, d.response) for d in train]
-    pairs += _texts_as_pairs(encoder, pretraining, round(config.pretraining_mix * len(train)))
-    valid_pairs = [encoder.pair(d, d.response) for d in valid]
-    lengths = [len(p) + len(r) for p, r in pairs]
 
-    backbone.add_role(role, copy_of=BASE)
-    optimiser = adam(backbone.train_role(role), config.learning_rate)
-    generator = torch.Generator().manual_seed(config.seed)
-    dropout_generator = torch.Generator(backbone.device).manual_seed(config.seed)
-    total, step = total_steps(config, len(pairs)), 0
-    best: tuple[float, dict] | None = None
+    def __init__(
+        self,
+        config: SFTConfig,
+        backbone: Backbone,
+        train: Sequence[Demonstration],
+        valid: Sequence[Demonstration] = (),
+        score: ScoreFunction | None = None,
+        pretraining: Sequence[str] = (),
+        role: str = "reference",
+    ):
+        if config.select != "last" and not valid:
+            raise DataError(f"select={config.select!r} needs validation demonstrations")
+        if config.select == "score" and score is None:
+            raise DataError("select='score' needs a score function, such as a reward model")
+        self.config, self.backbone, self.role, self.score = config, backbone, role, score
+        encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+        self.encoder, self.valid = encoder, valid
+        self._pairs = [encoder.pair(d, d.response) for d in train]
+        mixed = round(config.pretraining_mix * len(train))
+        self._pairs += _texts_as_pairs(encoder, pretraining, mixed)
+        self._valid_pairs = [encoder.pair(d, d.response) for d in valid]
+        lengths = [len(p) + len(r) for p, r in self._pairs]
 
-    for epoch in range(1, config.epochs + 1):
-        batches = list(length_grouped_batches(lengths, config.batch_size, generator))
-        for number, indices in enumerate(batches, start=1):
-            rate = config.learning_rate * cosine(step, total, config.final_rate)
-            batch_pairs = [pairs[i] for i in indices]
-            with backbone.dropout(config.dropout, dropout_generator):
-                loss = _accumulate(backbone, role, encoder, batch_pairs, config.microbatch_size)
-            optimiser_step(optimiser, rate, config.max_grad_norm)
-            step += 1
-            stats = {"train_loss": loss, "learning_rate": rate}
-            stats["epoch"] = epoch - 1 + number / len(batches)
-            if number == len(batches):
-                stats |= _validate(config, backbone, role, encoder, valid, valid_pairs, score)
-                best = _keep_best(config, backbone, role, stats, best)
-            yield stats
+        backbone.add_role(role, copy_of=BASE)
+        self.optimiser = adam(backbone.train_role(role), config.learning_rate)
+        self.step = 0
+        self._batches = Passes(
+            lambda own: length_grouped_batches(lengths, config.batch_size, own), config.seed
+        )
+        self._dropout_generator = torch.Generator(backbone.device).manual_seed(config.seed)
+        self._best: dict[str, Any] | None = None  # {"merit", "weights"} of the epoch to keep
 
-    if best is not None:
-        backbone.load_weights(role, best[1])
-    backbone.train_role(role, trainable=False)
+    def __len__(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.config.epochs * math.ceil(len(self._pairs) / self.config.batch_size)
 
+    def __iter__(self) -> Iterator[dict[str, float]]:
+        return self
 
-def total_steps(config: SFTConfig, count: int) -> int:
-    """Optimiser steps of a whole run over `count` examples."""
-    return config.epochs * math.ceil(count / config.batch_size)
+    def __next__(self) -> dict[str, float]:
+        if self.step >= len(self):
+            if self._best is not None:
+                self.backbone.load_weights(self.role, self._best["weights"])
+            self.backbone.train_role(self.role, trainable=False)
+            raise StopIteration
+        config = self.config
+        rate = config.learning_rate * cosine(self.step, len(self), config.final_rate)
+        pairs = [self._pairs[i] for i in next(self._batches)]
+        with self.backbone.dropout(config.dropout, self._dropout_generator):
+            loss = _accumulate(
+                self.backbone, self.role, self.encoder, pairs, config.microbatch_size
+            )
+        optimiser_step(self.optimiser, rate, config.max_grad_norm)
+        self.step += 1
+        epochs = self.step / len(self) * config.epochs
+        stats = {"train_loss": loss, "learning_rate": rate, "epoch": epochs}
+        if self.step % (len(self) // config.epochs) == 0:
+            stats |= self._validate()
+            self._keep_best(stats)
+        return stats
+
+    def state(self) -> dict[str, Any]:
+        """A copy of all that the next steps depend on."""
+        return {
+            "step": self.step,
+            "role": role_state(self.backbone, self.role),
+            "optimiser": optimiser_state(self.optimiser),
+            "batches": self._batches.state(),
+            "dropout": self._dropout_generator.get_state(),
+            "best": self._best,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken, with the same settings, base and data."""
+        self.step, self._best = state["step"], state["best"]
+        restore_role(self.backbone, self.role, state["role"])
+        restore_optimiser(self.optimiser, state["optimiser"])
+        self._batches.restore(state["batches"])
+        self._dropout_generator.set_state(state["dropout"])
+
+    def _validate(self) -> dict[str, float]:
+        stats: dict[str, float] = {}
+        if not self.valid:
+            return stats
+        config, given = self.config, (self.backbone, self.role, self.encoder)
+        stats["valid_loss"] = validation_loss(*given, self._valid_pairs, config.batch_size)
+        if self.score:
+            prompts = [Prompt(d.prompt, d.id) for d in self.valid]
+            asked = [p for p, _ in self._valid_pairs]
+            found = answers(*given, asked, config.max_new_tokens, config.seed)
+            scores = self.score(prompts, [text for text, _ in found])
+            stats["valid_score"] = sum(scores) / len(scores)
+        return stats
+
+    def _keep_best(self, stats: dict[str, float]) -> None:
+        if self.config.select == "last":
+            return
+        merit = -stats["valid_loss"] if self.config.select == "loss" else stats["valid_score"]
+        if self._best is None or merit > self._best["merit"]:
+            weights = self.backbone.weights(self.role)
+            self._best = {"merit": merit, "weights": weights}
 
 
 def response_loss(
@@ -146,28 +201,6 @@ def validation_loss(
         total += response_loss(backbone, role, batch).item() * tokens
         count += tokens
     return total / count
-
-
-def _validate(config, backbone, role, encoder, valid, valid_pairs, score) -> dict[str, float]:
-    stats = {}
-    if valid:
-        loss = validation_loss(backbone, role, encoder, valid_pairs, config.batch_size)
-        stats["valid_loss"] = loss
-    if valid and score:
-        prompts = [Prompt(d.prompt, d.id) for d in valid]
-        found = answers(
-            backbone, role, encoder, [p for p, _ in valid_pairs], config.max_new_tokens, config.seed
-        )
-        scores = score(prompts, [text for text, _ in found])
-        stats["valid_score"] = sum(scores) / len(scores)
-    return stats
-
-
-def _keep_best(config, backbone, role, stats, best):
-    if config.select == "last":
-        return None
-    merit = -stats["valid_loss"] if config.select == "loss" else stats["valid_score"]
-    return (merit, backbone.weights(role)) if best is None or merit > best[0] else best
 
 
 def _texts_as_pairs(encoder: Encoder, texts: Sequence[str], count: int) -> list[Pair]:

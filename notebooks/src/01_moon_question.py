@@ -41,7 +41,7 @@ from minirlhf.engine.records import Prompt, Ranking, read_records
 from minirlhf.engine.rollout import score_texts
 from minirlhf.labeling.rankings import ranking_of
 from minirlhf.maths import preferences
-from minirlhf.stages.reward import RewardConfig, train_reward
+from minirlhf.stages.reward import RewardConfig, RewardTraining
 from minirlhf.world.almanac import load_almanac, question, split_facts
 from minirlhf.world.demonstrations import MANNERS, respond
 from minirlhf.world.judge import Judge
@@ -728,7 +728,7 @@ r"""
 In the place of the sum over words we now put a language model: `moonlet-1m`, a
 million parameters, which has read a small web about moons and planets before. A
 LoRA adapter and one linear layer on its last hidden state make it a reward
-model. `train_reward` is minirlhf's second stage; what it minimises you have
+model. `RewardTraining` is minirlhf's second stage; what it minimises you have
 written in section 7.
 
 It reads each answer once and uses its score in all of its pairs, as in section
@@ -738,7 +738,9 @@ It reads each answer once and uses its score in all of its pairs, as in section
 # %%
 backbone = load_backbone("moonlet-1m")
 config = RewardConfig(epochs=1)
-steps = list(train_reward(config, backbone, train, held_out, init="base"))
+steps = list(
+    RewardTraining(config, backbone, train, held_out, init="base")
+)
 print(f"held out: loss {steps[-1]['valid_ranking_loss']:.2f} (a coin 0.69),")
 print(f"pair accuracy {steps[-1]['valid_pair_accuracy']:.2f} (a coin 0.50)")
 

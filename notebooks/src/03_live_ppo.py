@@ -30,8 +30,8 @@ from minirlhf.engine.models import load_backbone
 from minirlhf.engine.rollout import answers
 from minirlhf.evaluation.evaluate import System, answer_prompts, summarise
 from minirlhf.stages.ppo import PPO, PPOConfig
-from minirlhf.stages.reward import RewardConfig, train_reward
-from minirlhf.stages.sft import SFTConfig, sft
+from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.sft import SFT, SFTConfig
 from minirlhf.tasks import load_task
 
 torch.manual_seed(0)
@@ -80,7 +80,7 @@ the answer's tokens only.
 
 # %%
 steps = list(
-    sft(
+    SFT(
         SFTConfig(epochs=2),
         backbone,
         task.demonstrations,
@@ -111,7 +111,7 @@ ranking loss, for a single epoch. Its bias is set such that demonstrations score
 # %%
 rankings = task.collect_rankings(backbone, 240, 0, 40)
 steps = list(
-    train_reward(
+    RewardTraining(
         RewardConfig(epochs=1),
         backbone,
         rankings[40:],

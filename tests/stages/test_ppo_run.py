@@ -283,15 +283,15 @@ def test_four_bits_go_through_all_three_stages(
 ):
     from minirlhf.engine.backbone import LoRA
     from minirlhf.engine.models import load_backbone
-    from minirlhf.stages.reward import RewardConfig, train_reward
-    from minirlhf.stages.sft import SFTConfig, sft
+    from minirlhf.stages.reward import RewardConfig, RewardTraining
+    from minirlhf.stages.sft import SFT, SFTConfig
 
     backbone = load_backbone(str(micro_folder), quantize="4bit", lora=LoRA(8, 16), device="cpu")
     sizes = backbone.sizes()["base"]
     packed = [p.clone() for n, p in backbone.model.named_parameters() if ".lora_" not in n]
-    learned = list(sft(SFTConfig(epochs=8, learning_rate=1e-2), backbone, demonstrations))
+    learned = list(SFT(SFTConfig(epochs=8, learning_rate=1e-2), backbone, demonstrations))
     assert learned[-1]["train_loss"] < learned[0]["train_loss"] - 0.3
-    list(train_reward(RewardConfig(learning_rate=1e-2), backbone, rankings))
+    list(RewardTraining(RewardConfig(learning_rate=1e-2), backbone, rankings))
     settings = config(updates=2, ptx_coef=0.1, ptx_length=16)
     with warnings.catch_warnings():
         warnings.simplefilter("error", RatioWarning)

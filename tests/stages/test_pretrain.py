@@ -9,10 +9,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from minirlhf.engine.metrics import METRICS
 from minirlhf.stages.pretrain import (
     PretrainConfig,
+    Pretraining,
     document_loss,
     new_model,
-    pretrain,
-    total_steps,
     train_tokenizer,
 )
 
@@ -78,8 +77,9 @@ def test_loss_is_transformers_own_over_every_token_but_the_first(small_tokenizer
 
 def test_it_learns_and_reports(small_tokenizer, micro_texts):
     model, texts = new_model(TINY, small_tokenizer), micro_texts[:100]
-    stats = list(pretrain(TINY, model, small_tokenizer, texts))
-    assert len(stats) == total_steps(TINY, 100) == 26
+    training = Pretraining(TINY, model, small_tokenizer, texts)
+    stats = list(training)
+    assert len(stats) == len(training) == 26
     assert stats[-1]["train_loss"] < stats[0]["train_loss"] - 0.5
     assert stats[-1]["epoch"] == 2.0
     assert set().union(*stats) <= METRICS.keys()
@@ -101,7 +101,8 @@ def test_long_documents_are_cut_and_short_ones_end(small_tokenizer, monkeypatch)
 
     monkeypatch.setattr(stage, "document_loss", watched)
     config = dataclasses.replace(TINY, epochs=1)
-    list(pretrain(config, new_model(TINY, small_tokenizer), small_tokenizer, ["Io", "word " * 50]))
+    model, texts = new_model(TINY, small_tokenizer), ["Io", "word " * 50]
+    list(Pretraining(config, model, small_tokenizer, texts))
     short, long = sorted(seen, key=len)
     assert short[-1] == small_tokenizer.eos_token_id
     assert len(long) == TINY.context_length

@@ -13,12 +13,11 @@ from minirlhf.engine.records import DataError, Ranking
 from minirlhf.engine.rollout import score_texts
 from minirlhf.stages.reward import (
     RewardConfig,
+    RewardTraining,
     _accumulate,
     _loss_function,
     centre,
     evaluate,
-    total_steps,
-    train_reward,
 )
 
 LOSSES = [("pairs", t) for t in ("drop", "half", "rao_kupper")]
@@ -160,7 +159,7 @@ def test_a_preference_is_learned_and_holds_for_unseen_prompts(backbone, loss):
     backbone.add_role("reference")
     epochs, rate = (6, 1e-2) if backbone.lora else (8, 5e-3)
     settings = RewardConfig(epochs=epochs, batch_size=5, learning_rate=rate, loss=loss)
-    stats = list(train_reward(settings, backbone, train, valid))
+    stats = list(RewardTraining(settings, backbone, train, valid))
     bar = 0.7 if loss == "best_of_k" else 0.85
     assert stats[-1]["valid_pair_accuracy"] > bar  # a coin has 0.5; 20 pairs
     assert stats[-1]["pair_accuracy"] > bar
@@ -174,8 +173,9 @@ def test_a_preference_is_learned_and_holds_for_unseen_prompts(backbone, loss):
 def test_the_run_reports_and_freezes(ready, rankings):
     before = {role: ready.weights(role) for role in ("reference", "base")}
     settings = RewardConfig(epochs=2, batch_size=3, microbatch_size=2, learning_rate=1e-2)
-    stats = list(train_reward(settings, ready, rankings, rankings[:2]))
-    assert len(stats) == total_steps(settings, 4) == 4
+    training = RewardTraining(settings, ready, rankings, rankings[:2])
+    stats = list(training)
+    assert len(stats) == len(training) == 4
     assert [set(row) >= {"valid_ranking_loss", "valid_pair_accuracy"} for row in stats] == [
         False, True, False, True
     ]  # fmt: skip
@@ -193,14 +193,14 @@ def test_same_seed_same_run(ready_backbone, lora, rankings):
     runs = []
     for seed in (0, 0, 1):
         settings = RewardConfig(epochs=2, batch_size=2, learning_rate=1e-2, seed=seed)
-        runs.append(list(train_reward(settings, ready_backbone(lora), rankings)))
+        runs.append(list(RewardTraining(settings, ready_backbone(lora), rankings)))
     assert runs[0] == runs[1] != runs[2]
 
 
 def test_it_starts_from_the_role_that_is_named(ready, rankings):
     settings = RewardConfig(epochs=1, learning_rate=1e-12)
     for init in ("reference", "base"):
-        list(train_reward(settings, ready, rankings, init=init))
+        list(RewardTraining(settings, ready, rankings, init=init))
         start = ready.weights(init) if init == "reference" or ready.lora is None else None
         for name, weight in ready.weights("reward").items():
             if start:
@@ -211,7 +211,7 @@ def test_it_starts_from_the_role_that_is_named(ready, rankings):
 
 def test_demonstrations_score_0_on_average(ready, rankings, demonstrations):
     settings = RewardConfig(learning_rate=1e-2)
-    list(train_reward(settings, ready, rankings, demonstrations=demonstrations))
+    list(RewardTraining(settings, ready, rankings, demonstrations=demonstrations))
     scores = score_texts(ready, demonstrations, [d.response for d in demonstrations])
     assert sum(scores) / len(scores) == pytest.approx(0, abs=1e-5)
     assert max(scores) - min(scores) > 1e-2
@@ -231,4 +231,4 @@ def test_centring_shifts_and_does_no_more(ready, demonstrations, rankings, encod
 def test_a_response_over_the_context_names_its_line(ready, rankings):
     long = Ranking("Hi", ("a", "long " * 200), (1, 2), where="ranks.jsonl:3")
     with pytest.raises(DataError, match=r"^ranks\.jsonl:3: field"):
-        list(train_reward(RewardConfig(), ready, [*rankings, long]))
+        list(RewardTraining(RewardConfig(), ready, [*rankings, long]))

@@ -10,12 +10,11 @@ from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.records import DataError, Demonstration
 from minirlhf.engine.rollout import answers
 from minirlhf.stages.sft import (
+    SFT,
     SFTConfig,
     _accumulate,
     _texts_as_pairs,
     response_loss,
-    sft,
-    total_steps,
     validation_loss,
 )
 
@@ -27,7 +26,7 @@ def config(**changes):
 
 
 def train(backbone, demonstrations, settings=QUICK, **options):
-    return list(sft(settings, backbone, demonstrations, **options))
+    return list(SFT(settings, backbone, demonstrations, **options))
 
 
 def encoded(backbone, demonstrations):
@@ -108,8 +107,9 @@ def test_training_starts_from_the_base_each_time(backbone, demonstrations):
 
 
 def test_rate_falls_by_a_cosine_to_a_tenth(backbone, demonstrations):
-    stats = train(backbone, demonstrations, config(epochs=5, learning_rate=0.004))
-    assert len(stats) == total_steps(config(epochs=5), 8) == 10
+    training = SFT(config(epochs=5, learning_rate=0.004), backbone, demonstrations)
+    stats = list(training)
+    assert len(stats) == len(training) == 10
     for step, row in enumerate(stats):
         share = (1 + math.cos(math.pi * step / 10)) / 2
         assert row["learning_rate"] == pytest.approx(0.0004 + 0.0036 * share)
@@ -157,7 +157,7 @@ def test_the_epoch_of_the_best_score_is_kept(backbone, demonstrations):
         asked.append(([p.prompt for p in prompts], texts))
         return [next(scores)] * len(texts)
 
-    steps = sft(
+    steps = SFT(
         config(epochs=4, select="score"), backbone, demonstrations, demonstrations[:2], score
     )
     found = []
@@ -185,8 +185,8 @@ def test_selection_needs_something_to_select_by(backbone, demonstrations):
 
 def test_pretraining_texts_are_mixed_in(backbone, demonstrations, micro_texts):
     settings = config(epochs=1, batch_size=2, pretraining_mix=0.5)
-    stats = train(backbone, demonstrations, settings, pretraining=micro_texts)
-    assert len(stats) == total_steps(settings, 8 + 4) == 6
+    assert len(SFT(settings, backbone, demonstrations, pretraining=micro_texts)) == 6
+    assert len(train(backbone, demonstrations, settings, pretraining=micro_texts)) == 6
     with pytest.raises(DataError, match="pretraining_mix needs 4 texts, got 1"):
         train(backbone, demonstrations, settings, pretraining=micro_texts[:1])
 
