@@ -36,6 +36,7 @@ from minirlhf.engine.settings import (
 )
 from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.report import write_report
+from minirlhf.export import export
 from minirlhf.ladder import climb, ladder_row, make_base
 from minirlhf.pipeline import POLICIES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
@@ -98,6 +99,9 @@ def build_parser() -> Parser:
     sub.add_argument("--temperature", type=float, default=0.7, help="0 = the likeliest answer")
     sub.add_argument("--seed", type=int, default=0)
     sub.add_argument("--tokens", type=int, default=60, help="longest answer, tokens")
+    sub = commands.add_parser("export", help="plain models and data for other tools")
+    sub.add_argument("source", help="a stage's folder, runs/NAME/STAGE, or a whole run, runs/NAME")
+    sub.add_argument("--out", metavar="FOLDER", required=True, help="a folder that is not there")
     commands.add_parser("doctor", help="what this machine has, and whether all is in place")
     return parser
 
@@ -375,6 +379,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "ladder": ladder_command,
                 "data": data_command,
                 "chat": chat_command,
+                "export": lambda args: print(*export(args.source, args.out), sep="\n"),
                 "doctor": doctor_command,
             }
             commands[args.command](args)

@@ -45,6 +45,10 @@ class RunConfig:
     temperature: float = setting(1.0, "sampling temperature of all answers", least=0)
     seed: int = setting(0, "data, initial adapters, answers", least=0, most=MAX_SEED)
 
+    def held_out(self, rankings: int) -> int:
+        """How many of so many rankings are held out; they come first in comparisons.jsonl."""
+        return min(self.valid_rankings, rankings // 4)
+
 
 @dataclass
 class Settings:
@@ -138,7 +142,7 @@ class Run:
             self.backbone, config.rankings, config.seed, self.settings.ppo.max_new_tokens
         )
         self.seconds["rankings"] = time.perf_counter() - started
-        held_out = min(config.valid_rankings, len(rankings) // 4)
+        held_out = config.held_out(len(rankings))
         return rankings[held_out:], rankings[:held_out]
 
     def reward(self) -> None:

@@ -1,6 +1,7 @@
 """Roles on disk, in the formats of peft and transformers; whole folders or nothing."""
 
 import contextlib
+import copy
 import dataclasses
 import hashlib
 import json
@@ -17,10 +18,16 @@ from transformers import AutoModelForSequenceClassification
 
 from minirlhf import __version__
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES, Backbone, LoRA
+from minirlhf.engine.batches import CHAT_TEMPLATE
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import DataError, to_disk
 
 CARD, ADAPTER = "minirlhf.json", "adapter_model.safetensors"
+# Other tools hand a sampled answer to the template as it was decoded, the space after the colon
+# included; with two spaces the reward model would read what it was never trained on.
+TRIMMED_TEMPLATE = CHAT_TEMPLATE.replace(
+    "m['content'] + eos_token", "m['content'] | trim + eos_token"
+)
 
 
 @contextlib.contextmanager
@@ -137,19 +144,46 @@ def _save_copy(backbone: Backbone, role: str, folder: Path) -> None:
 
 
 def as_classifier(backbone: Backbone, role: str):
-    """A scalar role that is a full copy, as transformers' sequence classifier."""
+    """A scalar role as transformers' sequence classifier: one label, no adapters.
+
+    Its head has no bias: its logit is our score minus `score_bias`, which its config then holds.
+    """
     config = backbone.model.config.__class__.from_dict(backbone.model.config.to_dict())
     config.num_labels = 1
     config.pad_token_id = backbone.tokenizer.pad_token_id
-    model = AutoModelForSequenceClassification.from_config(config)
+    config.score_bias = backbone.heads[role].bias.item()
+    model = AutoModelForSequenceClassification.from_config(config).to(backbone.model.dtype)
     prefix = f"{model.base_model_prefix}."  # "model." for a Llama, "transformer." for GPT-2
-    weights = {n.removeprefix(prefix): w for n, w in backbone.weights(role).items()}
+    weights = {n.removeprefix(prefix): w for n, w in merged_weights(backbone, role).items()}
     missing, _ = model.base_model.load_state_dict(weights, strict=False)
     if missing:
         raise ValueError(f"the classifier of {type(model).__name__} lacks {missing[0]}")
     with torch.no_grad():
         model.score.weight.copy_(backbone.heads[role].weight)
     return model
+
+
+@torch.no_grad()
+def merged_weights(backbone: Backbone, role: str) -> dict[str, torch.Tensor]:
+    """A role's weights by the names that the plain model has, its adapter added in.
+
+    Added in float32 and rounded once, to the base's own type.
+    Raises DataError on a 4-bit base: the sum would have to be quantised again and so change.
+    """
+    if getattr(backbone.model, "is_quantized", False):
+        raise DataError("a 4-bit base cannot be merged exactly; use the adapter instead")
+    if role != BASE and backbone.lora is None:
+        return backbone.weights(role)
+    weights = {
+        name.replace(".base_layer", ""): tensor.clone()
+        for name, tensor in backbone.model.state_dict().items()
+        if ".lora_" not in name
+    }
+    for name, module in backbone.model.named_modules():
+        if role in getattr(module, "lora_A", ()):  # peft knows which layers are transposed
+            merged = weights[f"{name}.weight"]
+            merged.copy_(merged.float() + module.get_delta_weight(role).float())
+    return weights
 
 
 def read_card(folder: str | Path) -> dict:
@@ -170,10 +204,12 @@ def read_card(folder: str | Path) -> dict:
     if not isinstance(card["base"], str):
         raise DataError(f"{path}: field 'base': must be a model's name or path")
     shape = {item.name for item in dataclasses.fields(LoRA)}
-    if card["lora"] is not None and (
-        not isinstance(card["lora"], dict) or card["lora"].keys() != shape
-    ):
-        raise DataError(f"{path}: field 'lora': must be null or hold {' and '.join(sorted(shape))}")
+    if card["lora"] is not None:
+        if not isinstance(card["lora"], dict) or not {"rank", "alpha"} <= {*card["lora"]} <= shape:
+            raise DataError(
+                f"{path}: field 'lora': must be null or hold {', '.join(sorted(shape))}"
+            )
+        card["lora"] = vars(LoRA(**card["lora"]))  # first_layer came later
     return card
 
 
@@ -234,26 +270,21 @@ def open_checkpoint(folder: str | Path, role: str) -> Backbone:
 
 
 def export_merged(backbone: Backbone, role: str, folder: str | Path) -> None:
-    """Write a causal role as one plain transformers model, the adapter added into the weights.
+    """Write a role as one plain transformers model, the adapter added into the weights.
 
-    Raises ValueError on a 4-bit base: the sum would have to be quantised again and so change.
+    A causal LM, or for a scalar role a sequence classifier (see `as_classifier`); beside it the
+    tokenizer with the chat template that the role was trained in. Needs twice the base's memory.
+    Raises DataError on a 4-bit base.
     """
-    if getattr(backbone.model, "is_quantized", False):
-        raise ValueError("a 4-bit base cannot be merged exactly; save the adapter instead")
-    clean = type(backbone.model)(backbone.model.config)
-    with torch.no_grad(), backbone.active(BASE):
-        state = {
-            name.replace(".base_layer", ""): tensor.clone()
-            for name, tensor in backbone.model.state_dict().items()
-            if ".lora_" not in name
-        }
-        if role != BASE and backbone.lora is None:
-            state = backbone.weights(role)
-        elif role != BASE:
-            for name, module in backbone.model.named_modules():
-                if role in getattr(module, "lora_A", ()):  # peft knows which layers are transposed
-                    state[f"{name}.weight"] += module.get_delta_weight(role)
-    clean.load_state_dict(state, strict=False)
+    if role in SCALAR_ROLES:
+        model = as_classifier(backbone, role)
+    else:
+        model = type(backbone.model)(backbone.model.config).to(backbone.model.dtype)
+        model.load_state_dict(merged_weights(backbone, role), strict=False)
+        model.generation_config = backbone.model.generation_config
+    tokenizer = copy.deepcopy(backbone.tokenizer)
+    if tokenizer.chat_template in (None, CHAT_TEMPLATE):
+        tokenizer.chat_template = TRIMMED_TEMPLATE
     with whole_folder(folder) as partial:
-        clean.save_pretrained(partial)
-        backbone.tokenizer.save_pretrained(partial)
+        model.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)

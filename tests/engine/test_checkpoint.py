@@ -21,6 +21,7 @@ from minirlhf.engine.checkpoint import (
     CARD,
     export_merged,
     load_role,
+    merged_weights,
     open_checkpoint,
     read_card,
     save_role,
@@ -162,19 +163,39 @@ def test_export_is_one_plain_model(ready, batch, tmp_path, role):
     assert not torch.allclose(ready.logits(other, ids, mask), theirs, atol=1e-3)
 
 
-def test_export_merges_transposed_weights_the_right_way(tokenizer, batch, tmp_path):
+@pytest.mark.parametrize("role", ["policy", "reward"])
+def test_export_merges_transposed_weights_the_right_way(tokenizer, batch, tmp_path, role):
     """GPT-2 keeps its weights transposed, and its square ones fit either way round."""
     config = GPT2Config(vocab_size=len(tokenizer), n_positions=128, n_embd=32, n_layer=1, n_head=2)
     backbone = Backbone(GPT2LMHeadModel(config), tokenizer, "gpt2-like", LoRA(2, 4))
-    backbone.add_role("policy")
+    backbone.add_role(role)
     generator = torch.Generator().manual_seed(0)
-    for parameter in backbone.parameters("policy"):
+    for parameter in backbone.parameters(role):
         parameter.data += torch.randn(parameter.shape, generator=generator)
-    export_merged(backbone, "policy", tmp_path / "merged")
-    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
-    theirs = Backbone(plain, tokenizer).logits("base", batch.input_ids, batch.attention_mask)
-    ours = backbone.logits("policy", batch.input_ids, batch.attention_mask)
-    assert torch.allclose(theirs, ours, atol=1e-4)
+    export_merged(backbone, role, tmp_path / "merged")
+    ids, mask = batch.input_ids, batch.attention_mask
+    if role == "policy":
+        plain = AutoModelForCausalLM.from_pretrained(tmp_path / "merged").eval()
+        theirs, ours = Backbone(plain, tokenizer).logits("base", ids, mask), backbone.logits
+    else:
+        plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "merged").eval()
+        with torch.no_grad():
+            theirs = plain(ids, attention_mask=mask.long()).logits.squeeze(1)
+        theirs, ours = theirs + plain.config.score_bias, backbone.scores
+    assert torch.allclose(theirs, ours(role, ids, mask), atol=1e-4)
+
+
+def test_a_16_bit_base_is_rounded_once(ready_backbone):
+    backbone = ready_backbone()
+    for name, parameter in backbone.model.named_parameters():
+        if ".lora_" not in name:
+            parameter.data = parameter.data.to(torch.bfloat16)
+    name, module = next((n, m) for n, m in backbone.model.named_modules() if hasattr(m, "lora_A"))
+    base, scale = module.base_layer.weight.double(), module.scaling["reference"]
+    a, b = module.lora_A["reference"].weight.double(), module.lora_B["reference"].weight.double()
+    merged = merged_weights(backbone, "reference")[f"{name}.weight"]
+    assert merged.dtype == torch.bfloat16
+    assert ((base + scale * b @ a).float().bfloat16() == merged).double().mean() > 0.999
 
 
 def test_four_bits_are_not_merged(micro_folder, tmp_path):
