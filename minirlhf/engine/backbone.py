@@ -194,6 +194,11 @@ class Backbone:
             [*self.heads[role].parameters()] if role in self.heads else []
         )
 
+    def named_parameters(self, role: str) -> list[tuple[str, nn.Parameter]]:
+        """`parameters` with names that begin with the role's: what an optimiser is given."""
+        head = self.heads[role].named_parameters("head") if role in self.heads else ()
+        return [(f"{role}.{n}", p) for n, p in [*self._named_parameters(role).items(), *head]]
+
     def _named_parameters(self, role: str) -> dict[str, nn.Parameter]:
         if role not in self._own:
             self._own[role] = self._find_parameters(role)

@@ -1,16 +1,21 @@
 """What every stage's training loop shares: Adam as in the paper, schedules, one safe step."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ADAM_BETAS = (0.9, 0.95)  # InstructGPT, appendix C
 
 
-def adam(parameters: Iterable[nn.Parameter], learning_rate: float) -> torch.optim.Adam:
-    """Adam with the paper's betas; epsilon inside the bias correction, as PyTorch has it."""
+def adam(
+    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float
+) -> torch.optim.Adam:
+    """Adam with the paper's betas; epsilon inside the bias correction, as PyTorch has it.
+
+    Parameters come with their names, so that one whose gradient breaks can be named.
+    """
     return torch.optim.Adam(parameters, lr=learning_rate, betas=ADAM_BETAS)
 
 
@@ -36,18 +41,52 @@ class NotFinite(RuntimeError):
     """Training met NaN or infinity; nothing was updated with it."""
 
 
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Raise NotFinite that names the first of the tensors in which a value is NaN or infinite."""
+    for name, tensor in tensors.items():
+        bad = tensor.numel() - int(tensor.isfinite().sum())
+        if bad:
+            raise NotFinite(
+                f"{name}: {bad:,} of {tensor.numel():,} values are NaN or infinite; nothing was "
+                "learned from them; try a lower learning rate"
+            )
+
+
+def finite(loss: Tensor, causes: Mapping[str, Tensor]) -> Tensor:
+    """The loss, where it is finite; else NotFinite names the first of its causes that is not.
+
+    The causes, which may be large, are looked at only then.
+    """
+    if not loss.isfinite():
+        check_finite({**causes, "loss": loss})
+    return loss
+
+
 def optimiser_step(optimiser: torch.optim.Optimizer, rate: float, max_grad_norm: float) -> float:
     """Clip, step and clear the gradients; returns the gradient's norm before clipping.
 
-    Raises NotFinite before the weights are touched, so that they stay usable.
+    Raises NotFinite with the parameter's name before the weights are touched, so that they stay
+    usable.
     """
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
-    norm = nn.utils.clip_grad_norm_(parameters, max_grad_norm).item()
-    if not math.isfinite(norm):
+    gradients = _gradients(optimiser)
+    norm = nn.utils.get_total_norm(gradients.values())
+    if not norm.isfinite():
         optimiser.zero_grad(set_to_none=True)
-        raise NotFinite(f"the gradient's norm is {norm}; try a lower learning rate")
+        check_finite(gradients | {"the gradient's norm": norm})
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     for group in optimiser.param_groups:
         group["lr"] = rate
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return norm
+    return norm.item()
+
+
+def _gradients(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """All gradients, by the names of `adam`'s parameters."""
+    return {
+        f"gradient of {name}": parameter.grad
+        for group in optimiser.param_groups
+        for name, parameter in zip(group["param_names"], group["params"], strict=True)
+        if parameter.grad is not None
+    }

@@ -20,7 +20,7 @@ from torch import Tensor
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes, packed_blocks
 from minirlhf.engine.health import vital_signs
-from minirlhf.engine.optimisation import adam, optimiser_step, warm_up
+from minirlhf.engine.optimisation import adam, check_finite, finite, optimiser_step, warm_up
 from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.rollout import (
     Rollout,
@@ -155,8 +155,11 @@ class PPO:
         self._prompt_ids = [self.encoder.prompt(p, room=config.max_new_tokens) for p in prompts]
         backbone.add_role("policy", copy_of="reference")
         backbone.add_role("value", copy_of="reward" if "reward" in backbone.roles else "reference")
-        self.policy_optimiser = adam(backbone.train_role("policy"), config.policy_learning_rate)
-        self.value_optimiser = adam(backbone.train_role("value"), config.value_learning_rate)
+        for role in ("policy", "value"):
+            backbone.train_role(role)
+        policy, value = map(backbone.named_parameters, ("policy", "value"))
+        self.policy_optimiser = adam(policy, config.policy_learning_rate)
+        self.value_optimiser = adam(value, config.value_learning_rate)
         self.generator = torch.Generator().manual_seed(config.seed)
         self.sampler_generator = torch.Generator(backbone.device).manual_seed(config.seed)
         self.kl_coef, self.clip_range = config.kl_coef, config.clip_range
@@ -227,6 +230,9 @@ class PPO:
     ) -> tuple[Experience, dict[str, float]]:
         """Scores and KL become token rewards, and these become advantages and returns."""
         config, mask = self.config, rollout.response_mask
+        check_finite({"logprobs of policy": rollout.logprobs, "scores": scored.scores,
+                      "logprobs of reference": scored.ref_logprobs,
+                      "values": scored.values})  # fmt: skip
         rewards = token_rewards(
             scored.scores, rollout.logprobs, scored.ref_logprobs, mask, self.kl_coef
         )
@@ -256,6 +262,8 @@ class PPO:
         factor = warm_up(self.update, config.warmup_updates)
         policy_rate = config.policy_learning_rate * factor
         value_rate = config.value_learning_rate * factor
+        for optimiser in (self.policy_optimiser, self.value_optimiser):
+            optimiser.zero_grad()  # an update that was stopped half-way leaves gradients behind
         count = len(experience.advantages)
         steps: list[dict[str, float]] = []
         for _ in range(config.ppo_epochs):
@@ -305,7 +313,8 @@ class PPO:
                 loss = policy_penalty_loss(
                     logprobs, part.logprobs, advantages, mask, self.penalty_coef, count
                 )
-            loss.backward()
+            causes = {"logits of policy": logits, "advantages": advantages}
+            finite(loss, causes).backward()
             with torch.no_grad():
                 share = (mask.sum() / count).item()
                 clipped = clip_fraction(logprobs, part.logprobs, advantages, mask, self.clip_range)
@@ -324,15 +333,16 @@ class PPO:
         total = 0.0
         for part_rows in self._microbatches(rows):
             part = experience.rollout.rows(part_rows)
+            values, returns = response_values(self.backbone, part), experience.returns[part_rows]
             loss = value_loss(
-                response_values(self.backbone, part),
+                values,
                 experience.old_values[part_rows],
-                experience.returns[part_rows],
+                returns,
                 part.response_mask,
                 self.config.value_clip_range,
                 count,
             )
-            loss.backward()
+            finite(loss, {"values": values, "returns": returns}).backward()
             total += loss.item()
         return total
 
@@ -347,7 +357,8 @@ class PPO:
             logits = self.backbone.logits("policy", ids[:, :-1], mask[:, :-1])
             logprobs = gather_logprobs(logits, ids[:, 1:])
             loss = ptx_loss(logprobs, mask[:, 1:], count=blocks * (ids.shape[1] - 1))
-            (self.config.ptx_coef * loss).backward()
+            causes = {"logits of policy on pretraining text": logits}
+            (self.config.ptx_coef * finite(loss, causes)).backward()
             total += loss.item()
         return total
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from minirlhf.engine.batches import CHAT_TEMPLATE, Passes, length_grouped_batches
-from minirlhf.engine.optimisation import adam, cosine, optimiser_step, warm_up
+from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step, warm_up
 from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.engine.snapshot import optimiser_state, restore_optimiser
 from minirlhf.maths.losses import sft_loss
@@ -116,7 +116,7 @@ class Pretraining:
             for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         ]
         lengths = [len(d) for d in self._documents]
-        self.optimiser = adam(model.parameters(), config.learning_rate)
+        self.optimiser = adam(model.named_parameters(), config.learning_rate)
         self.step = 0
         self._batches = Passes(
             lambda own: length_grouped_batches(lengths, config.batch_size, own), config.seed
@@ -171,4 +171,5 @@ def document_loss(model, documents: Sequence[list[int]], pad: int) -> torch.Tens
     ids = torch.tensor([d + [pad] * (width - len(d)) for d in documents])
     mask = torch.tensor([[True] * len(d) + [False] * (width - len(d)) for d in documents])
     logits = model(input_ids=ids[:, :-1], use_cache=False).logits
-    return sft_loss(gather_logprobs(logits, ids[:, 1:]), mask[:, 1:])
+    loss = sft_loss(gather_logprobs(logits, ids[:, 1:]), mask[:, 1:])
+    return finite(loss, {"logits": logits})

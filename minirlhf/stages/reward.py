@@ -16,7 +16,7 @@ from torch import Tensor
 
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes
-from minirlhf.engine.optimisation import adam, cosine, optimiser_step
+from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step
 from minirlhf.engine.records import Demonstration, Ranking
 from minirlhf.engine.rollout import score_texts
 from minirlhf.engine.settings import MAX_SEED, setting, validated
@@ -83,7 +83,8 @@ class RewardTraining:
             for response in ranking.responses:
                 self.encoder.pair(ranking, response)
         backbone.add_role("reward", copy_of=init)
-        self.optimiser = adam(backbone.train_role("reward"), config.learning_rate)
+        backbone.train_role("reward")
+        self.optimiser = adam(backbone.named_parameters("reward"), config.learning_rate)
         self.step = 0
         self._batches = Passes(
             lambda own: torch.randperm(len(train), generator=own).split(config.batch_size),
@@ -148,6 +149,7 @@ def _accumulate(config, backbone, encoder, rankings, loss_of) -> dict[str, float
         flat = backbone.scores("reward", sequences.input_ids, sequences.attention_mask)
         scores = batch.by_prompt(flat)
         part = loss_of(scores, batch.ranks, count=len(rankings))
+        finite(part, {"scores of reward": flat})
         if part.requires_grad:
             part.backward()
         loss += part.item()

@@ -14,7 +14,7 @@ import torch
 
 from minirlhf.engine.backbone import BASE, Backbone
 from minirlhf.engine.batches import Encoder, Passes, SequenceBatch, length_grouped_batches
-from minirlhf.engine.optimisation import adam, cosine, optimiser_step
+from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step
 from minirlhf.engine.records import DataError, Demonstration, Prompt
 from minirlhf.engine.rollout import answers
 from minirlhf.engine.settings import MAX_SEED, setting, validated
@@ -86,7 +86,8 @@ class SFT:
         lengths = [len(p) + len(r) for p, r in self._pairs]
 
         backbone.add_role(role, copy_of=BASE)
-        self.optimiser = adam(backbone.train_role(role), config.learning_rate)
+        backbone.train_role(role)
+        self.optimiser = adam(backbone.named_parameters(role), config.learning_rate)
         self.step = 0
         self._batches = Passes(
             lambda own: length_grouped_batches(lengths, config.batch_size, own), config.seed
@@ -174,7 +175,8 @@ def response_loss(
     """
     logits = backbone.logits(role, batch.input_ids[:, :-1], batch.attention_mask[:, :-1])
     logprobs = gather_logprobs(logits, batch.input_ids[:, 1:])
-    return sft_loss(logprobs, batch.response_mask[:, 1:], count)
+    loss = sft_loss(logprobs, batch.response_mask[:, 1:], count)
+    return finite(loss, {f"logits of {role}": logits})
 
 
 def _accumulate(
