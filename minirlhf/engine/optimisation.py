@@ -9,9 +9,7 @@ from torch import Tensor, nn
 ADAM_BETAS = (0.9, 0.95)  # InstructGPT, appendix C
 
 
-def adam(
-    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float
-) -> torch.optim.Adam:
+def adam(parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Adam:
     """Adam with the paper's betas; epsilon inside the bias correction, as PyTorch has it.
 
     Parameters come with their names, so that one whose gradient breaks can be named.
