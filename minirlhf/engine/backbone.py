@@ -19,6 +19,7 @@ from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dic
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from minirlhf.engine import decoder
 from minirlhf.engine.records import DataError
 from minirlhf.engine.settings import setting, validated
 
@@ -35,6 +36,9 @@ class LoRA:
 
     rank: int = setting(16, "rank r of the update B A", above=0)
     alpha: int = setting(32, "the update is scaled by alpha / r", above=0)
+    first_layer: int = setting(
+        0, "layers below this one have no adapter; all roles share what they compute", least=0
+    )
 
 
 class RoleSize(NamedTuple):
@@ -71,6 +75,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.name = name
         self.lora = lora
+        self.checkpointing = False  # compute activations again in backward: less memory, more time
         self.heads: dict[str, nn.Linear] = {}
         self._seed = seed
         self._peft: PeftModel | None = None
@@ -78,6 +83,17 @@ class Backbone:
         self._own: dict[str, dict[str, nn.Parameter]] = {}  # found once, asked at every switch
         self._trainable: set[str] = set()
         self._active = BASE
+        self._dropout: decoder.Dropout | None = None
+        if lora and lora.first_layer:
+            self._check_first_layer(lora.first_layer)
+
+    def _check_first_layer(self, first: int) -> None:
+        count = self.model.config.num_hidden_layers
+        if not self.written_out:
+            known = ", ".join(decoder.FAMILIES)
+            raise DataError(f"lora.first_layer: only models of these kinds can share: {known}")
+        if first >= count:
+            raise DataError(f"lora.first_layer: {first} leaves no layer of {count} an adapter")
 
     # Roles ------------------------------------------------------------------------------------
 
@@ -94,6 +110,11 @@ class Backbone:
     def context_length(self) -> int:
         """Longest sequence the model was made for, in tokens."""
         return self.model.config.max_position_embeddings
+
+    @property
+    def written_out(self) -> bool:
+        """Whether passes go through `engine.decoder`; other kinds through their own `forward`."""
+        return decoder.can_read(self.model)
 
     def add_role(self, role: str, copy_of: str = BASE) -> None:
         """Make a role (or make it anew) that starts as an exact copy of another.
@@ -118,10 +139,12 @@ class Backbone:
         self._restore_requires_grad()
 
     def _add_adapter(self, role: str) -> None:
+        first, count = self.lora.first_layer, self.model.config.num_hidden_layers
         config = LoraConfig(
             r=self.lora.rank,
             lora_alpha=self.lora.alpha,
-            target_modules="all-linear",
+            target_modules=[*decoder.LINEARS] if first else "all-linear",
+            layers_to_transform=[*range(first, count)] if first else None,
             task_type="CAUSAL_LM",
             base_model_name_or_path=self.model.name_or_path,
         )
@@ -249,13 +272,23 @@ class Backbone:
 
     # Forward passes ---------------------------------------------------------------------------
 
-    def logits(self, role: str, input_ids: Tensor, attention_mask: Tensor, keep: int = 0) -> Tensor:
+    def logits(
+        self,
+        role: str,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        keep: int = 0,
+        trunk: Tensor | None = None,
+    ) -> Tensor:
         """Next-token logits.
 
         Args:    input_ids (B, T); attention_mask (B, T) bool, padding on either side;
-                 keep: only the last `keep` positions, 0 = all.
+                 keep: only the last `keep` positions, 0 = all; trunk: from `trunk`, if at hand.
         Returns: (B, keep or T, V) float32, unscaled.
         """
+        if self.written_out:
+            hidden = self.hidden(role, input_ids, attention_mask, trunk)
+            return self.to_logits(role, hidden[:, -keep:])
         with self.active(role) as model:
             return model(
                 input_ids=input_ids,
@@ -265,21 +298,88 @@ class Backbone:
                 use_cache=False,
             ).logits.float()
 
-    def values(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def hidden(
+        self,
+        role: str,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        trunk: Tensor | None = None,
+    ) -> Tensor:
+        """Hidden states after the last norm, (B, T, D): what logits and scalar heads are read off.
+
+        Args: as for `logits`.
+        """
+        if not self.written_out:
+            with self.active(role) as model:
+                return model.get_decoder()(
+                    input_ids=input_ids,
+                    attention_mask=attention_mask.long(),
+                    position_ids=position_ids(attention_mask),
+                    use_cache=False,
+                ).last_hidden_state
+        model, first = self.model_of(role), 0
+        if trunk is None:
+            trunk = model.get_input_embeddings()(input_ids)
+        else:
+            first = self.lora.first_layer
+        return decoder.run_layers(
+            model,
+            role,
+            trunk,
+            self._places(model, attention_mask),
+            first,
+            dropout=self._dropout,
+            checkpointing=self.checkpointing,
+        )
+
+    @torch.no_grad()
+    def trunk(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
+        """What enters the first layer with adapters, (B, T, D): the same for all roles, for good.
+
+        None where nothing is shared (`first_layer` is 0).
+        """
+        if not (self.lora and self.lora.first_layer):
+            return None
+        embedded = self.model.get_input_embeddings()(input_ids)
+        where = self._places(self.model, attention_mask)
+        return decoder.run_layers(self.model, BASE, embedded, where, last=self.lora.first_layer)
+
+    def _places(self, model: PreTrainedModel, attention_mask: Tensor) -> decoder.Places:
+        mask = decoder.causal_mask(attention_mask)
+        return decoder.places(model, position_ids(attention_mask), mask)
+
+    def model_of(self, role: str) -> PreTrainedModel:
+        """The model whose weights a role reads: the shared base, or its own copy."""
+        if role not in self.roles:
+            raise ValueError(f"no role {role!r}; roles: {self.roles}")
+        return self._copies.get(role, self.model)
+
+    def to_logits(self, role: str, hidden: Tensor) -> Tensor:
+        """Next-token logits (B, T, V) float32 of what `hidden` returned, or a part of it."""
+        return decoder.to_logits(self.model_of(role), hidden)
+
+    def values(
+        self,
+        role: str,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        trunk: Tensor | None = None,
+    ) -> Tensor:
         """The scalar head of `reward` or `value` at every position: (B, T) float32, RM units."""
-        with self.active(role) as model:
-            hidden = model.get_decoder()(
-                input_ids=input_ids,
-                attention_mask=attention_mask.long(),
-                position_ids=position_ids(attention_mask),
-                use_cache=False,
-            ).last_hidden_state
+        hidden = self.hidden(role, input_ids, attention_mask, trunk)
         return self.heads[role](hidden.float()).squeeze(-1)
 
-    def scores(self, role: str, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+    def scores(
+        self,
+        role: str,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        trunk: Tensor | None = None,
+    ) -> Tensor:
         """One score per sequence, read at its last counted token: (B,) float32, RM units."""
         last = attention_mask.long().cumsum(-1).argmax(-1)
-        return self.values(role, input_ids, attention_mask).gather(1, last[:, None]).squeeze(1)
+        values = self.values(role, input_ids, attention_mask, trunk)
+        return values.gather(1, last[:, None]).squeeze(1)
 
     @contextlib.contextmanager
     def dropout(self, rate: float, generator: torch.Generator) -> Iterator[None]:
@@ -289,29 +389,36 @@ class Backbone:
         log-probabilities of the policy are exact.
         """
 
+        if rate > 0:
+            self._dropout = decoder.Dropout(rate, generator)
+        hooks = [] if self.written_out or rate == 0 else self._hook_dropout(self._dropout)
+        try:
+            yield
+        finally:
+            self._dropout = None
+            for hook in hooks:
+                hook.remove()
+
+    def _hook_dropout(self, dropout: decoder.Dropout) -> list:
+        """Dropout for models whose passes are their own `forward`."""
+
         def drop(module, args, output):
             first, *rest = output if isinstance(output, tuple) else (output,)
-            keep = torch.empty_like(first).bernoulli_(1 - rate, generator=generator)
-            first = first * keep / (1 - rate)
+            first = dropout(first, dropout.seed())
             return (first, *rest) if isinstance(output, tuple) else first
 
-        models = [self.model, *self._copies.values()] if rate > 0 else []
         hooks = [
             block.register_forward_hook(drop)
-            for model in models
+            for model in [self.model, *self._copies.values()]
             for layer in model.modules()
             for name, block in layer.named_children()
             if name in BLOCKS
         ]
-        if models and not hooks:
+        if not hooks:
             raise DataError(
                 f"dropout: found no blocks in a {type(self.model).__name__}; set it to 0"
             )
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
+        return hooks
 
 
 def position_ids(attention_mask: Tensor) -> Tensor:

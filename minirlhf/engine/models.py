@@ -44,7 +44,7 @@ def load_backbone(
     dtype = torch.bfloat16 if half else torch.float32
     source = resolve(name)
     transformers_logging.disable_progress_bar()
-    where = {"trust_remote_code": False, "local_files_only": not _reachable(source)}
+    where = {"trust_remote_code": False, "local_files_only": not reachable(source)}
     options = {"dtype": dtype, "use_safetensors": True}
     if quantize == "4bit":
         options["quantization_config"] = BitsAndBytesConfig(
@@ -76,7 +76,7 @@ def load_backbone(
     return Backbone(model, tokenizer, name=found, lora=lora, seed=seed)
 
 
-def _reachable(source: str) -> bool:
+def reachable(source: str) -> bool:
     """Whether a hub that has `source` answers, asked once: the libraries would ask for a minute."""
     if os.path.isdir(source):
         return False

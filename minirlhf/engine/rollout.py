@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from minirlhf.engine.backbone import Backbone, position_ids
+from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, PromptBatch
+from minirlhf.engine.reading import open_reader
 from minirlhf.engine.records import Demonstration, Prompt
 from minirlhf.maths.masked import gather_logprobs, response_mask
 
@@ -53,63 +53,71 @@ def sample(
     generator: torch.Generator,
     temperature: float = 1.0,
     top_p: float = 1.0,
+    top_k: int = 0,
+    samples: int = 1,
 ) -> Rollout:
-    """Draw one response for each prompt.
+    """Draw responses to prompts.
+
+    Each row's luck is one uniform number per token, drawn for the whole batch beforehand: so a
+    response does not depend on which rows stand beside it, have ended, or are another process's.
 
     Args:    role: who answers; max_new_tokens: at most R; generator: on the backbone's device;
-             temperature: divides the logits, 0 = take the most likely; top_p: draw from the
-             smallest set of tokens with that much probability (PPO needs 1: its log-probabilities
-             are those of the whole distribution).
-    Returns: Rollout, R = the longest response drawn. All tokens after the first EOS are padding.
+             temperature: divides the logits, 0 = take the most likely; top_k: draw from so many of
+             the likeliest tokens, 0 = all; top_p: then from the smallest set of tokens with that
+             much probability (PPO needs all: its log-probabilities are those of the whole
+             distribution); samples: responses to each prompt, side by side, the prompt read once.
+    Returns: Rollout of B * samples rows, R = the longest response drawn. All tokens after the
+             first EOS are padding.
     """
     ids, mask = prompts
     eos, pad = backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id
-    cache = DynamicCache(config=backbone.model.config)
-    going = torch.ones(len(ids), dtype=torch.bool, device=ids.device)
-    step_ids, step_mask, positions = ids, mask, position_ids(mask)
-    drawn, logprobs = [], []
-    with backbone.active(role) as model:
-        for _ in range(max_new_tokens):
-            logits = (
-                model(
-                    input_ids=step_ids,
-                    attention_mask=step_mask.long(),
-                    position_ids=positions,
-                    past_key_values=cache,
-                    use_cache=True,
-                    logits_to_keep=1,
-                )
-                .logits[:, -1]
-                .float()
-            )
-            token = _draw(logits, temperature, top_p, generator)
-            scaled = logits / temperature if temperature > 0 else logits
-            logprob = torch.log_softmax(scaled, -1).gather(1, token[:, None]).squeeze(1)
-            drawn.append(torch.where(going, token, pad))
-            logprobs.append(torch.where(going, logprob, 0.0))
-            going = going & (token != eos)
-            if not going.any():
-                break
-            step_ids = drawn[-1][:, None]
-            step_mask = torch.cat([step_mask, torch.ones_like(step_mask[:, :1])], 1)
-            positions = positions[:, -1:] + 1
-    response_ids = torch.stack(drawn, 1)
-    # Where pad and EOS are one token, only the first of them counts; `response_mask` knows that.
-    return Rollout(
-        ids, mask, response_ids, response_mask(response_ids, eos), torch.stack(logprobs, 1)
+    reader = open_reader(backbone, role, ids, mask, max_new_tokens)
+    if samples > 1:
+        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(samples)
+        ids, mask = ids[rows], mask[rows]
+        reader.pick(rows)
+    luck = torch.rand(
+        len(ids), max_new_tokens, generator=generator, device=ids.device, dtype=torch.float64
     )
+    drawn = ids.new_full((len(ids), max_new_tokens), pad)
+    logprobs = torch.zeros(drawn.shape, device=ids.device)
+    going = torch.arange(len(ids), device=ids.device)  # which rows the reader still has
+    for step in range(max_new_tokens):
+        scaled = reader.logits / temperature if temperature > 0 else reader.logits
+        logp = torch.log_softmax(scaled, -1)
+        if temperature > 0:
+            token = _draw(logp, luck[going, step], top_p, top_k)
+        else:
+            token = logp.argmax(-1)
+        drawn[going, step] = token
+        logprobs[going, step] = logp.gather(1, token[:, None]).squeeze(1)
+        ongoing = token != eos
+        left = int(ongoing.sum())
+        if left == 0 or step == max_new_tokens - 1:
+            break
+        if left < len(going):
+            going, token = going[ongoing], token[ongoing]
+            reader.pick(ongoing.nonzero().squeeze(1))
+        reader.read(token)
+    drawn, logprobs = drawn[:, : step + 1], logprobs[:, : step + 1]
+    # Where pad and EOS are one token, only the first of them counts; `response_mask` knows that.
+    return Rollout(ids, mask, drawn, response_mask(drawn, eos), logprobs)
 
 
-def _draw(logits: Tensor, temperature: float, top_p: float, generator: torch.Generator) -> Tensor:
-    if temperature == 0:
-        return logits.argmax(-1)
-    probs = torch.softmax(logits / temperature, -1)
-    if top_p < 1:
+def _draw(logp: Tensor, luck: Tensor, top_p: float, top_k: int) -> Tensor:
+    """The token at which the cumulated probability passes `luck` (B,) of its total: (B,)."""
+    probs = logp.double().exp()
+    if top_p < 1 or top_k > 0:
         ordered, index = probs.sort(-1, descending=True)
-        ordered[ordered.cumsum(-1) - ordered >= top_p] = 0.0
+        if top_k > 0:
+            ordered[:, top_k:] = 0.0
+        if top_p < 1:
+            ordered[ordered.cumsum(-1) - ordered >= top_p * ordered.sum(-1, keepdim=True)] = 0.0
         probs = torch.zeros_like(probs).scatter(1, index, ordered)
-    # argmax(p / Exp(1)) is a draw from p: the exponential race, without a host round trip
-    return (probs / torch.empty_like(probs).exponential_(generator=generator)).argmax(-1)
+    below = probs.cumsum(-1)
+    # strictly above, so that a token without probability is never the first to be there
+    token = torch.searchsorted(below, luck[:, None] * below[:, -1:], right=True).squeeze(1)
+    return token.clamp(max=probs.shape[-1] - 1)  # beyond the last one where a logit is NaN
 
 
 def response_logits(backbone: Backbone, role: str, rollout: Rollout, temperature: float) -> Tensor:

@@ -7,6 +7,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from minirlhf.engine.backbone import Backbone, LoRA, position_ids
+from minirlhf.engine.decoder import Dropout
 from tests.engine.backbone_setup import ROLES, disturb, outputs, with_all_roles
 
 # Starting and copying ---------------------------------------------------------------------------
@@ -279,26 +280,23 @@ def test_positions_skip_padding():
 # Dropout ----------------------------------------------------------------------------------------
 
 
-def first_attention(backbone, ids, everywhere):
-    """What the first attention block adds to the residual stream, hooks applied."""
-    seen = []
-    block = backbone.model.model.layers[0].self_attn
-    hook = block.register_forward_hook(lambda module, args, output: seen.append(output[0]))
-    backbone.logits("base", ids, everywhere)
-    hook.remove()
-    return seen[0]
-
-
-def test_dropout_zeroes_a_share_and_scales_the_rest(new_backbone, ids, everywhere):
-    backbone = new_backbone()
-    plain = first_attention(backbone, ids, everywhere)
-    with backbone.dropout(0.25, torch.Generator().manual_seed(0)):
-        dropped = first_attention(backbone, ids, everywhere)
+def test_dropout_zeroes_a_share_and_scales_the_rest():
+    dropout = Dropout(0.25, torch.Generator().manual_seed(0))
+    plain = torch.rand(3, 11, 64) + 1
+    dropped = dropout(plain, dropout.seed())
     kept = dropped != 0
     assert torch.allclose(dropped[kept], plain[kept] / 0.75, atol=1e-7)
     # 3 * 11 * 64 = 2112 draws: the share's standard error is 0.0094
     assert kept.float().mean().item() == pytest.approx(0.75, abs=0.04)
-    assert torch.equal(first_attention(backbone, ids, everywhere), plain)  # off again
+
+
+def test_dropout_is_on_all_that_blocks_add(backbone, ids, everywhere):
+    """With all of it dropped, the embedding alone reaches the last norm."""
+    with backbone.dropout(1 - 1e-9, torch.Generator().manual_seed(0)):
+        found = backbone.logits("base", ids, everywhere)
+    model = backbone.model
+    embedded = model.model.norm(model.get_input_embeddings()(ids))
+    assert torch.allclose(found, model.lm_head(embedded), atol=1e-5)
 
 
 def test_dropout_repeats_with_its_generator_and_leaves_no_hook(backbone, ids, everywhere):

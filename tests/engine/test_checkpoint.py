@@ -329,7 +329,7 @@ def test_another_base_is_refused(saved, new_backbone, lora):
 def test_another_shape_of_adapters_is_refused(saved, new_backbone, lora):
     other = new_backbone(LoRA(2, 4))
     refused(
-        other, "policy", saved / "policy", r"has LoRA .*, the backbone \{'rank': 2, 'alpha': 4\}"
+        other, "policy", saved / "policy", r"has LoRA .*, the backbone \{'rank': 2, 'alpha': 4,"
     )
 
 
@@ -349,7 +349,7 @@ def test_the_card_says_what_a_reader_needs(saved, lora, micro_folder):
     card = json.loads((saved / "reward" / CARD).read_text(encoding="utf-8"))
     assert card["role"] == "reward"
     assert card["base"] == str(micro_folder)
-    assert card["lora"] == ({"rank": 8, "alpha": 16} if lora else None)
+    assert card["lora"] == ({"rank": 8, "alpha": 16, "first_layer": 0} if lora else None)
     assert card["score_bias"] == -0.75
 
 

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from minirlhf.engine.batches import Encoder
+from minirlhf.engine.batches import Encoder, PromptBatch
 from minirlhf.engine.records import Prompt
 from minirlhf.engine.rollout import (
     Rollout,
@@ -100,22 +100,106 @@ def test_sampling_stops_when_all_have_ended(ready, lengths_differ):
     assert draw(ready, lengths_differ, tokens=1).response_ids.shape == (3, 1)
 
 
+def lucks(count, seed=0):
+    return torch.rand(count, generator=generator(seed), dtype=torch.float64)
+
+
 def test_draws_follow_the_softmax():
     """20,000 draws from 5 tokens: the standard error of a share is below 0.0036."""
-    logits = torch.tensor([1.0, 0.0, -1.0, 2.0, -3.0])
-    for temperature in (1.0, 0.5):
-        drawn = _draw(logits.expand(20_000, 5), temperature, 1.0, generator())
-        share = torch.bincount(drawn, minlength=5) / 20_000
-        assert torch.allclose(share, torch.softmax(logits / temperature, 0), atol=0.015)
+    logp = torch.tensor([1.0, 0.0, -1.0, 2.0, -3.0]).log_softmax(0)
+    drawn = _draw(logp.expand(20_000, 5), lucks(20_000), 1.0, 0)
+    share = torch.bincount(drawn, minlength=5) / 20_000
+    assert torch.allclose(share, logp.exp(), atol=0.015)
+
+
+def test_a_draw_is_where_luck_falls_among_the_cumulated_probabilities():
+    """p = .2, 0, .5, .3: the borders stand at .2 and .7, and nothing is drawn that has none."""
+    logp = torch.tensor([0.2, 0.0, 0.5, 0.3]).log()
+    luck = torch.tensor([0.0, 0.19, 0.21, 0.69, 0.71, 1 - 2**-53], dtype=torch.float64)
+    drawn = _draw(logp.expand(6, 4), luck, 1.0, 0)
+    assert drawn.tolist() == [0, 0, 2, 2, 3, 3]
 
 
 def test_top_p_draws_from_the_smallest_set_that_has_it():
     """p = .5, .3, .15, .05: 0.6 needs the first two, 0.5 the first alone, 0.81 three."""
-    logits = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(4000, 4)
+    logp = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(4000, 4)
     for top_p, kept in ((0.6, {1, 3}), (0.5, {1}), (0.81, {0, 1, 3}), (1.0, {0, 1, 2, 3})):
-        assert set(_draw(logits, 1.0, top_p, generator()).tolist()) == kept, top_p
-    share = (_draw(logits, 1.0, 0.6, generator()) == 1).float().mean().item()
+        assert set(_draw(logp, lucks(4000), top_p, 0).tolist()) == kept, top_p
+    share = (_draw(logp, lucks(4000), 0.6, 0) == 1).float().mean().item()
     assert share == pytest.approx(0.5 / 0.8, abs=0.03)
+
+
+def test_top_k_draws_from_the_likeliest_and_goes_before_top_p():
+    logp = torch.tensor([0.15, 0.5, 0.05, 0.3]).log().expand(4000, 4)
+    for top_k, kept in ((1, {1}), (2, {1, 3}), (3, {0, 1, 3}), (4, {0, 1, 2, 3})):
+        assert set(_draw(logp, lucks(4000), 1.0, top_k).tolist()) == kept, top_k
+    # of .5 and .3, rescaled to .625 and .375, the first alone has 0.6
+    assert set(_draw(logp, lucks(4000), 0.6, 2).tolist()) == {1}
+    share = (_draw(logp, lucks(4000), 1.0, 2) == 1).float().mean().item()
+    assert share == pytest.approx(0.5 / 0.8, abs=0.03)
+
+
+def slow_sample(backbone, role, batch, tokens, seed, temperature, top_p=1.0, top_k=0, samples=1):
+    """The reference: row by row, no cache, no padding, transformers' own forward, a plain loop."""
+    eos = backbone.tokenizer.eos_token_id
+    luck = torch.rand(
+        len(batch.prompt_ids) * samples, tokens, generator=generator(seed), dtype=torch.float64
+    )
+    found = []
+    for row, fate in enumerate(luck.tolist()):
+        ids = batch.prompt_ids[row // samples][batch.prompt_mask[row // samples]].tolist()
+        response = []
+        while len(response) < tokens and eos not in response:
+            with backbone.active(role) as model, torch.no_grad():
+                logits = model(input_ids=torch.tensor([ids + response])).logits[0, -1].double()
+            probs = (logits / temperature).softmax(-1)
+            order = probs.argsort(descending=True).tolist()
+            kept = order[:top_k] if top_k else order
+            total, few = sum(probs[i].item() for i in kept), []
+            while not few or sum(probs[i].item() for i in few) < top_p * total:
+                few.append(kept[len(few)])
+            target, passed = fate[len(response)] * sum(probs[i].item() for i in few), 0.0
+            for token in sorted(few):
+                passed += probs[token].item()
+                if passed > target:
+                    break
+            response.append(token)
+        found.append(response)
+    return found
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"temperature": 0.6},
+        {"temperature": 1.5, "top_k": 9},
+        {"top_p": 0.8},
+        {"top_p": 0.9, "top_k": 20, "samples": 3},
+    ],
+)
+def test_the_same_tokens_as_a_slow_loop(ready, lengths_differ, options):
+    options = {"temperature": 1.0} | options
+    for seed in range(3):
+        rollout = sample(ready, "reference", lengths_differ, 10, generator(seed), **options)
+        slow = slow_sample(ready, "reference", lengths_differ, 10, seed, **options)
+        fast = [
+            ids[mask].tolist()
+            for ids, mask in zip(rollout.response_ids, rollout.response_mask, strict=True)
+        ]
+        assert fast == slow
+
+
+def test_a_response_does_not_depend_on_its_neighbours(ready, lengths_differ):
+    """Rows leave the batch when they end; the others go on as if nothing had happened."""
+    for seed in range(4):
+        greedy = draw(ready, lengths_differ, seed, temperature=0)
+        for row in range(len(TEXTS)):
+            alone = PromptBatch(*(tensor[row : row + 1] for tensor in lengths_differ))
+            one = draw(ready, alone, seed, temperature=0)
+            length = int(one.lengths[0])
+            assert torch.equal(one.response_ids[0], greedy.response_ids[row, :length])
+            assert torch.allclose(one.logprobs[0], greedy.logprobs[row, :length], atol=1e-5)
 
 
 def test_temperature_0_needs_no_generator_state(ready, lengths_differ):

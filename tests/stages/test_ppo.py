@@ -326,5 +326,5 @@ def test_the_guard_is_silent_otherwise(ready, prompts, temperature):
         warnings.simplefilter("error", RatioWarning)
         stats = list(ppo)
     # at 0.5 the logits are doubled, and their rounding with them
-    assert max(row["ratio_error"] for row in stats) < 1e-5 / temperature
+    assert max(row["ratio_error"] for row in stats) < 5e-5 / temperature
     assert max(row["approx_kl"] for row in stats) > 1e-6

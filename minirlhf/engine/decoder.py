@@ -1,0 +1,194 @@
+"""A Llama's forward pass, on the weights of the transformers model.
+
+embedding -> layers: attention, MLP -> norm -> logits
+
+Written out for three things that the model's own `forward` does not offer: a role's adapter is read
+where it is needed, so that no switch is thrown; a pass can start at any layer, so that layers below
+the first adapter are computed once and shared by all roles; and the cache of keys and values lies
+in one block that is made once. Other architectures go through their own `forward` (see `Backbone`).
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PreTrainedModel
+
+FAMILIES = ("llama", "mistral", "qwen2")  # alike but for biases and sizes
+
+LINEARS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Dropout:
+    """Residual dropout: zeroes a share of what a block adds, and scales the rest up.
+
+    Each block gets a generator with a seed of its own, so that a pass that is computed again in
+    backward drops the same; the seeds come from `generator`, so that a run can be repeated.
+    """
+
+    def __init__(self, rate: float, generator: torch.Generator):
+        self.rate, self.generator = rate, generator
+
+    def seed(self) -> int:
+        device = self.generator.device
+        return int(torch.randint(2**62, (1,), generator=self.generator, device=device))
+
+    def __call__(self, added: Tensor, seed: int) -> Tensor:
+        own = torch.Generator(added.device).manual_seed(seed)
+        keep = torch.empty_like(added).bernoulli_(1 - self.rate, generator=own)
+        return added * keep / (1 - self.rate)
+
+
+class Places(NamedTuple):
+    """Where the tokens of a batch stand and what they may look at; the same for all layers."""
+
+    cos: Tensor  # (B, T, d) of the rotary embedding
+    sin: Tensor  # (B, T, d)
+    mask: Tensor | None  # (B or 1, 1, T, S) bool, True = looks at; None = all that came before
+
+
+class Cache:
+    """Keys and values of all layers, for `batch` sequences that grow to at most `room` tokens."""
+
+    def __init__(self, model: PreTrainedModel, batch: int, room: int):
+        layers, embedding = model.get_decoder().layers, model.get_input_embeddings().weight
+        heads, size = model.config.num_key_value_heads, layers[0].self_attn.head_dim
+        shape = (len(layers), batch, heads, room, size)
+        options = {"dtype": model.dtype, "device": embedding.device}
+        self.keys, self.values = torch.empty(shape, **options), torch.empty(shape, **options)
+        self.length = 0
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Add a layer's new keys and values (B, H, T, d); returns all it has by now."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def pick(self, rows: Tensor) -> None:
+        """Keep these rows, each as often as it is named."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+def can_read(model: PreTrainedModel) -> bool:
+    """Whether a model is of a family whose pass is written out here."""
+    config = model.config
+    return config.model_type in FAMILIES and not getattr(config, "sliding_window", None)
+
+
+def places(model: PreTrainedModel, positions: Tensor, mask: Tensor | None) -> Places:
+    """Rotary angles of `positions` (B, T), and the mask beside them."""
+    cos, sin = model.get_decoder().rotary_emb(model.get_input_embeddings().weight[:1], positions)
+    return Places(cos, sin, mask)
+
+
+def causal_mask(attention_mask: Tensor) -> Tensor | None:
+    """Each token looks at the counted ones up to itself: (B, T) -> (B, 1, T, T), None = at all.
+
+    A token of the padding on the left looks at itself, so that no softmax is empty.
+    """
+    if attention_mask.all():
+        return None
+    length = attention_mask.shape[1]
+    ones = torch.ones(length, length, dtype=torch.bool, device=attention_mask.device)
+    return (attention_mask[:, None, None] & ones.tril()) | ones.diag().diag()
+
+
+def run_layers(
+    model: PreTrainedModel,
+    role: str,
+    hidden: Tensor,
+    where: Places,
+    first: int = 0,
+    last: int | None = None,
+    cache: Cache | None = None,
+    dropout: Dropout | None = None,
+    checkpointing: bool = False,
+) -> Tensor:
+    """Take hidden states (B, T, D) through the layers first .. last - 1, with a role's adapter.
+
+    Args:    role: whose adapter, where a layer has it; where: from `places`; last: None = to the
+             end, the final norm included; cache: read and extended; dropout: on what each block
+             adds; checkpointing: keep only what enters a layer, and compute the rest again in the
+             backward pass.
+    """
+    decoder = model.get_decoder()
+    for number in range(first, len(decoder.layers) if last is None else last):
+        drops = (partial(dropout, seed=dropout.seed()) for _ in "12") if dropout else (_keep, _keep)
+        layer = partial(_layer, decoder.layers[number], role, number, where, cache, *drops)
+        if checkpointing and torch.is_grad_enabled():
+            hidden = checkpoint(layer, hidden, use_reentrant=False, preserve_rng_state=False)
+        else:
+            hidden = layer(hidden)
+    return _norm(decoder.norm, hidden) if last is None else hidden
+
+
+def to_logits(model: PreTrainedModel, hidden: Tensor) -> Tensor:
+    """Next-token logits (B, T, V) float32 of hidden states (B, T, D) that the norm has left."""
+    flat = hidden.reshape(-1, hidden.shape[-1])  # one matrix product, where a slice makes many
+    return model.get_output_embeddings()(flat).view(*hidden.shape[:2], -1).float()
+
+
+def _layer(layer, role, number, where, cache, drop_attention, drop_mlp, hidden: Tensor) -> Tensor:
+    entering = _norm(layer.input_layernorm, hidden)
+    attention = _attention(layer.self_attn, role, number, where, cache, entering)
+    hidden = hidden + drop_attention(attention)
+    mlp, entering = layer.mlp, _norm(layer.post_attention_layernorm, hidden)
+    gate = mlp.act_fn(project(mlp.gate_proj, entering, role))
+    gated = gate * project(mlp.up_proj, entering, role)
+    return hidden + drop_mlp(project(mlp.down_proj, gated, role))
+
+
+def _keep(added: Tensor) -> Tensor:
+    return added
+
+
+def _attention(block, role, number, where, cache, hidden: Tensor) -> Tensor:
+    batch, length, _ = hidden.shape
+    queries, keys, values = (
+        project(linear, hidden, role).view(batch, length, -1, block.head_dim).transpose(1, 2)
+        for linear in (block.q_proj, block.k_proj, block.v_proj)
+    )
+    queries, keys = _rotate(queries, where), _rotate(keys, where)
+    if cache is not None:
+        keys, values = cache.extend(number, keys, values)
+    out = F.scaled_dot_product_attention(
+        queries,
+        keys,
+        values,
+        attn_mask=where.mask,
+        is_causal=where.mask is None and length > 1,
+        enable_gqa=queries.shape[1] != keys.shape[1],
+    )
+    return project(block.o_proj, out.transpose(1, 2).reshape(batch, length, -1), role)
+
+
+def _rotate(heads: Tensor, where: Places) -> Tensor:
+    """Rotary position embedding of (B, H, T, d), halves side by side as in Llama's weights."""
+    cos, sin = where.cos[:, None], where.sin[:, None]
+    left, right = heads.chunk(2, dim=-1)
+    return heads * cos + torch.cat([-right, left], -1) * sin
+
+
+def _norm(norm: nn.Module, hidden: Tensor) -> Tensor:
+    return F.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
+
+
+def project(linear: nn.Module, x: Tensor, role: str) -> Tensor:
+    """W x, and where the role has an adapter on this layer, + (alpha / r) B A x."""
+    adapters = getattr(linear, "lora_A", None)
+    if adapters is None:
+        return linear(x)
+    out = linear.base_layer(x)
+    if role not in adapters:
+        return out
+    low, up = adapters[role].weight, linear.lora_B[role].weight
+    update = F.linear(x.to(low.dtype), low)
+    if out.dtype != low.dtype:  # a 16-bit base with 32-bit adapters
+        return out + (F.linear(update, up) * linear.scaling[role]).to(out.dtype)
+    shape, width = out.shape, update.shape[-1]
+    out, update = out.view(-1, shape[-1]), update.view(-1, width)
+    return torch.addmm(out, update, up.t(), alpha=linear.scaling[role]).view(shape)
