@@ -60,7 +60,9 @@ def gather_logprobs(logits: Tensor, ids: Tensor, temperature: float = 1.0) -> Te
         raise ValueError(f"ids must have the shape of logits without its last axis: {shapes}")
     if not temperature > 0:  # not `<=`, which lets nan through
         raise ValueError(f"temperature must be positive, got {temperature}")
-    logits = full_precision(logits) / temperature
+    logits = full_precision(logits)
+    if temperature != 1:  # a (B, R, V) tensor is worth sparing
+        logits = logits / temperature
     return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
 
 
