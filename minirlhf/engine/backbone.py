@@ -133,6 +133,7 @@ class Backbone:
             self._add_adapter(role)
             if copy_of != BASE:
                 self.load_weights(role, weights)
+        self.heads.pop(role, None)
         if role in SCALAR_ROLES:
             self.heads[role] = head or self._new_head()
         self._trainable.discard(role)
@@ -173,6 +174,16 @@ class Backbone:
             head.weight.normal_(0.0, 1 / math.sqrt(hidden + 1), generator=generator)
             head.bias.zero_()
         return head.to(self.device).requires_grad_(False)
+
+    def add_head(self, role: str) -> None:
+        """Give a role a scalar head of zeros beside its logits (value model on the policy's trunk).
+
+        Source: Ziegler et al. 2019 (arXiv:1909.08593), whose value head stood there.
+        """
+        head = self._new_head()
+        torch.nn.init.zeros_(head.weight)
+        self.heads[role] = head
+        self._restore_requires_grad()
 
     def switch(self, role: str) -> None:
         """Make `role` the one that the next forward pass uses.

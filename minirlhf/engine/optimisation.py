@@ -9,12 +9,15 @@ from torch import Tensor, nn
 ADAM_BETAS = (0.9, 0.95)  # InstructGPT, appendix C
 
 
-def adam(parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float) -> torch.optim.Adam:
+def adam(
+    parameters: Iterable[tuple[str, nn.Parameter]], learning_rate: float, fused: bool = True
+) -> torch.optim.Adam:
     """Adam with the paper's betas; epsilon inside the bias correction, as PyTorch has it.
 
     Parameters come with their names, so that one whose gradient breaks can be named.
+    `fused`: all of a step in one kernel, to rounding the same.
     """
-    return torch.optim.Adam(parameters, lr=learning_rate, betas=ADAM_BETAS)
+    return torch.optim.Adam(parameters, lr=learning_rate, betas=ADAM_BETAS, fused=fused)
 
 
 def cosine(step: int, total: int, floor: float = 0.1) -> float:

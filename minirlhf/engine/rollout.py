@@ -21,6 +21,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor  # (B, R)
     response_mask: Tensor  # (B, R) bool, the first EOS counts
     logprobs: Tensor  # (B, R) nats, at the sampling temperature, 0 where masked
+    trunk: Tensor | None = None  # (B, P + R, D) what layers below the adapters made of it
 
     @property
     def input_ids(self) -> Tensor:
@@ -39,9 +40,19 @@ class Rollout(NamedTuple):
         """(B,) bool: which responses reached EOS."""
         return ((self.response_ids == eos_id) & self.response_mask).any(1)
 
-    def rows(self, index) -> "Rollout":
-        """The rows that `index` picks."""
-        return Rollout(*(tensor[index] for tensor in self))
+    def rows(self, index: Tensor) -> "Rollout":
+        """The rows that `index` picks, without columns in which all of them are padding."""
+        prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
+        first, end = int(prompt_mask.any(0).long().argmax()), int(response_mask.sum(1).max())
+        width = prompt_mask.shape[1]
+        return Rollout(
+            self.prompt_ids[index, first:],
+            prompt_mask[:, first:],
+            self.response_ids[index, :end],
+            response_mask[:, :end],
+            self.logprobs[index, :end],
+            None if self.trunk is None else self.trunk[index, first : width + end],
+        )
 
 
 @torch.no_grad()
@@ -123,8 +134,9 @@ def _draw(logp: Tensor, luck: Tensor, top_p: float, top_k: int) -> Tensor:
 def response_logits(backbone: Backbone, role: str, rollout: Rollout, temperature: float) -> Tensor:
     """Logits that predict each response token, divided by the temperature: (B, R, V)."""
     length = rollout.response_ids.shape[1]
-    logits = backbone.logits(role, rollout.input_ids, rollout.attention_mask, keep=length + 1)
-    return logits[:, :-1] / temperature
+    ids, mask = rollout.input_ids, rollout.attention_mask
+    logits = backbone.logits(role, ids, mask, keep=length + 1, trunk=rollout.trunk)[:, :-1]
+    return logits if temperature == 1 else logits / temperature
 
 
 def response_logprobs(
@@ -136,11 +148,23 @@ def response_logprobs(
     return torch.where(rollout.response_mask, logprobs, 0.0)
 
 
-def response_values(backbone: Backbone, rollout: Rollout) -> Tensor:
+def response_values(backbone: Backbone, role: str, rollout: Rollout) -> Tensor:
     """Value of the state before each response token: (B, R) RM units, 0 where masked."""
-    values = backbone.values("value", rollout.input_ids, rollout.attention_mask)
+    values = backbone.values(role, rollout.input_ids, rollout.attention_mask, rollout.trunk)
     before = values[:, rollout.prompt_ids.shape[1] - 1 : -1]
     return torch.where(rollout.response_mask, before, 0.0)
+
+
+def response_views(
+    backbone: Backbone, role: str, rollout: Rollout, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """`response_logits` and `response_values` of a role with a head, off the same hidden states."""
+    hidden = backbone.hidden(role, rollout.input_ids, rollout.attention_mask, rollout.trunk)
+    before = hidden[:, rollout.prompt_ids.shape[1] - 1 : -1]
+    logits = backbone.to_logits(role, before)
+    values = backbone.heads[role](before.float()).squeeze(-1)
+    values = torch.where(rollout.response_mask, values, 0.0)
+    return logits if temperature == 1 else logits / temperature, values
 
 
 @torch.no_grad()

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes, packed_blocks
@@ -27,6 +28,7 @@ from minirlhf.engine.rollout import (
     response_logits,
     response_logprobs,
     response_values,
+    response_views,
     sample,
 )
 from minirlhf.engine.settings import MAX_SEED, setting, validated
@@ -86,6 +88,15 @@ class PPOConfig:
     value_clip_range: float | None = setting(
         0.2, "value is clipped to old value +- this, RM units; none = not", above=0
     )
+    value_model: str = setting(
+        "separate",
+        "a model of its own, or a head on the policy's hidden states (less to compute)",
+        paper="separate",
+        choices=("separate", "shared"),
+    )
+    value_coef: float = setting(
+        0.1, "weight of the value loss in the policy's gradient, where shared", above=0
+    )
     discount: float = setting(1.0, "gamma of the episode", paper=1.0, above=0, most=1)
     gae_lambda: float = setting(0.95, "lambda of GAE", least=0, most=1)
     whiten_rewards: bool = setting(False, "scale token rewards to variance 1 (mean kept)")
@@ -121,6 +132,12 @@ class Experience(NamedTuple):
     advantages: Tensor  # (B, R) whitened if so set
     returns: Tensor  # (B, R) RM units
 
+    def rows(self, index: Tensor) -> "Experience":
+        """The rows that `index` picks, without columns in which all of them are padding."""
+        rollout = self.rollout.rows(index)
+        width = rollout.response_ids.shape[1]
+        return Experience(rollout, *(tensor[index, :width] for tensor in self[1:]))
+
 
 class RatioWarning(UserWarning):
     """Sampler and trainer disagree about the policy that is being trained."""
@@ -153,13 +170,20 @@ class PPO:
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)
         self._prompt_ids = [self.encoder.prompt(p, room=config.max_new_tokens) for p in prompts]
+        self.value_role = "policy" if config.value_model == "shared" else "value"
         backbone.add_role("policy", copy_of="reference")
-        backbone.add_role("value", copy_of="reward" if "reward" in backbone.roles else "reference")
-        for role in ("policy", "value"):
+        if self.value_role == "policy":
+            if not backbone.written_out:
+                raise DataError("ppo.value_model: 'shared' needs a Llama-like model")
+            backbone.add_head("policy")
+        else:
+            source = "reward" if "reward" in backbone.roles else "reference"
+            backbone.add_role("value", copy_of=source)
+        rates = {"policy": config.policy_learning_rate, "value": config.value_learning_rate}
+        self.optimisers = {}
+        for role in dict.fromkeys(("policy", self.value_role)):
             backbone.train_role(role)
-        policy, value = map(backbone.named_parameters, ("policy", "value"))
-        self.policy_optimiser = adam(policy, config.policy_learning_rate)
-        self.value_optimiser = adam(value, config.value_learning_rate)
+            self.optimisers[role] = adam(backbone.named_parameters(role), rates[role])
         self.generator = torch.Generator().manual_seed(config.seed)
         self.sampler_generator = torch.Generator(backbone.device).manual_seed(config.seed)
         self.kl_coef, self.clip_range = config.kl_coef, config.clip_range
@@ -196,7 +220,7 @@ class PPO:
 
     def collect_rollout(self, batch: Sequence[int]) -> Rollout:
         """Let the policy answer the prompts with these indices, once each."""
-        return sample(
+        rollout = sample(
             self.backbone,
             "policy",
             self.encoder.prompts([self._prompt_ids[i] for i in batch]),
@@ -204,26 +228,30 @@ class PPO:
             self.sampler_generator,
             self.config.temperature,
         )
+        trunk = self.backbone.trunk(rollout.input_ids, rollout.attention_mask)
+        return rollout._replace(trunk=trunk)
 
     @torch.no_grad()
     def score_rollout(self, rollout: Rollout, prompts: Sequence[Prompt]) -> Scored:
         """One score per response; the SFT model's log-probabilities; the values before learning."""
-        parts = [rollout.rows(rows) for rows in self._microbatches(torch.arange(len(prompts)))]
-        ref_logprobs = [
-            response_logprobs(self.backbone, "reference", part, self.config.temperature)
-            for part in parts
-        ]
+        backbone, temperature = self.backbone, self.config.temperature
+        scores, ref_logprobs, values = [], [], []
+        batches = self._microbatches(rollout, torch.arange(len(prompts)))
+        for rows in batches:
+            part = rollout.rows(rows)
+            ref_logprobs += response_logprobs(backbone, "reference", part, temperature)
+            values += response_values(backbone, self.value_role, part)
+            if self.reward is None:
+                ids, mask = part.input_ids, part.attention_mask
+                scores += backbone.scores("reward", ids, mask, part.trunk)
+        back = torch.cat(batches).argsort()
+        padded = [pad_sequence(rows, batch_first=True)[back] for rows in (ref_logprobs, values)]
         if self.reward is None:
-            scores = torch.cat(
-                [self.backbone.scores("reward", p.input_ids, p.attention_mask) for p in parts]
-            )
+            scores = torch.stack(scores)[back]
         else:
             texts = self.encoder.text(rollout.response_ids, rollout.response_mask)
             scores = self._checked(self.reward(prompts, texts), len(prompts))
-        values = [response_values(self.backbone, part) for part in parts]
-        return Scored(
-            self._apply_missing_eos(scores, rollout), torch.cat(ref_logprobs), torch.cat(values)
-        )
+        return Scored(self._apply_missing_eos(scores, rollout), *padded)
 
     def estimate_advantages(
         self, rollout: Rollout, scored: Scored
@@ -262,7 +290,7 @@ class PPO:
         factor = warm_up(self.update, config.warmup_updates)
         policy_rate = config.policy_learning_rate * factor
         value_rate = config.value_learning_rate * factor
-        for optimiser in (self.policy_optimiser, self.value_optimiser):
+        for optimiser in self.optimisers.values():
             optimiser.zero_grad()  # an update that was stopped half-way leaves gradients behind
         count = len(experience.advantages)
         steps: list[dict[str, float]] = []
@@ -277,12 +305,13 @@ class PPO:
                 if config.ptx_coef > 0:
                     stats["ptx_loss"] = self._ptx_gradient(len(rows))
                 stats["policy_grad_norm"] = optimiser_step(
-                    self.policy_optimiser, policy_rate, config.max_grad_norm
+                    self.optimisers["policy"], policy_rate, config.max_grad_norm
                 )
-                stats["value_loss"] = self._value_gradient(experience, rows)
-                stats["value_grad_norm"] = optimiser_step(
-                    self.value_optimiser, value_rate, config.max_grad_norm
-                )
+                if self.value_role == "value":
+                    stats["value_loss"] = self._value_gradient(experience, rows)
+                    stats["value_grad_norm"] = optimiser_step(
+                        self.optimisers["value"], value_rate, config.max_grad_norm
+                    )
                 self._average_weights()
                 steps.append(stats)
         means = {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
@@ -300,58 +329,79 @@ class PPO:
         count = experience.rollout.response_mask[rows].sum()
         stats = dict.fromkeys(("policy_loss", "entropy", "approx_kl", "clip_fraction"), 0.0)
         stats |= {"ratio_error": 0.0, "largest_logit": 0.0}
-        for part_rows in self._microbatches(rows):
-            part = experience.rollout.rows(part_rows)
-            advantages, mask = experience.advantages[part_rows], part.response_mask
-            logits = response_logits(self.backbone, "policy", part, config.temperature)
-            logprobs = gather_logprobs(logits, part.response_ids)
+        if self.value_role == "policy":
+            stats["value_loss"] = 0.0
+        for part_rows in self._microbatches(experience.rollout, rows):
+            part = experience.rows(part_rows)
+            sampled, mask = part.rollout, part.rollout.response_mask
+            if self.value_role == "policy":
+                logits, values = response_views(
+                    self.backbone, "policy", sampled, config.temperature
+                )
+            else:
+                logits = response_logits(self.backbone, "policy", sampled, config.temperature)
+            logprobs = gather_logprobs(logits, sampled.response_ids)
             if config.loss == "clip":
                 loss = policy_loss(
-                    logprobs, part.logprobs, advantages, mask, self.clip_range, count
+                    logprobs, sampled.logprobs, part.advantages, mask, self.clip_range, count
                 )
             else:
                 loss = policy_penalty_loss(
-                    logprobs, part.logprobs, advantages, mask, self.penalty_coef, count
+                    logprobs, sampled.logprobs, part.advantages, mask, self.penalty_coef, count
                 )
-            causes = {"logits of policy": logits, "advantages": advantages}
+            stats["policy_loss"] += loss.item()
+            if self.value_role == "policy":
+                value_term = self._value_loss(part, values, count)
+                stats["value_loss"] += value_term.item()
+                loss = loss + config.value_coef * value_term
+            causes = {"logits of policy": logits, "advantages": part.advantages}
             finite(loss, causes).backward()
-            with torch.no_grad():
-                share = (mask.sum() / count).item()
-                clipped = clip_fraction(logprobs, part.logprobs, advantages, mask, self.clip_range)
-                off = torch.where(mask, (logprobs - part.logprobs).exp() - 1, 0.0).abs().max()
-                stats["policy_loss"] += loss.item()
-                stats["entropy"] += share * masked_mean(entropy(logits), mask).item()
-                stats["approx_kl"] += share * masked_mean(k3(part.logprobs, logprobs), mask).item()
-                stats["clip_fraction"] += share * clipped.item()
-                stats["ratio_error"] = max(stats["ratio_error"], off.item())
-                largest = logits.abs().max().item()
-                stats["largest_logit"] = max(stats["largest_logit"], largest)
+            self._describe(stats, part, logits.detach(), logprobs.detach(), count)
         return stats
+
+    @torch.no_grad()
+    def _describe(self, stats, part: Experience, logits: Tensor, logprobs: Tensor, count) -> None:
+        """Add a micro-batch's share to what is said of its minibatch."""
+        old, mask = part.rollout.logprobs, part.rollout.response_mask
+        share = (mask.sum() / count).item()
+        clipped = clip_fraction(logprobs, old, part.advantages, mask, self.clip_range)
+        off = torch.where(mask, (logprobs - old).exp() - 1, 0.0).abs().max()
+        stats["entropy"] += share * masked_mean(entropy(logits), mask).item()
+        stats["approx_kl"] += share * masked_mean(k3(old, logprobs), mask).item()
+        stats["clip_fraction"] += share * clipped.item()
+        stats["ratio_error"] = max(stats["ratio_error"], off.item())
+        largest = max(abs(extreme.item()) for extreme in logits.aminmax())
+        stats["largest_logit"] = max(stats["largest_logit"], largest)
 
     def _value_gradient(self, experience: Experience, rows: Tensor) -> float:
         count = experience.rollout.response_mask[rows].sum()
         total = 0.0
-        for part_rows in self._microbatches(rows):
-            part = experience.rollout.rows(part_rows)
-            values, returns = response_values(self.backbone, part), experience.returns[part_rows]
-            loss = value_loss(
-                values,
-                experience.old_values[part_rows],
-                returns,
-                part.response_mask,
-                self.config.value_clip_range,
-                count,
+        for part_rows in self._microbatches(experience.rollout, rows):
+            part = experience.rows(part_rows)
+            loss = self._value_loss(
+                part, response_values(self.backbone, "value", part.rollout), count
             )
-            finite(loss, {"values": values, "returns": returns}).backward()
+            loss.backward()
             total += loss.item()
         return total
+
+    def _value_loss(self, part: Experience, values: Tensor, count: Tensor) -> Tensor:
+        loss = value_loss(
+            values,
+            part.old_values,
+            part.returns,
+            part.rollout.response_mask,
+            self.config.value_clip_range,
+            count,
+        )
+        return finite(loss, {"values": values, "returns": part.returns})
 
     def _ptx_gradient(self, episodes: int) -> float:
         """Adds ptx_coef * gradient of the mean token loss on pretraining text to the policy's."""
         blocks = max(1, round(episodes * self.config.ptx_ratio))
         rows = torch.tensor([next(self._block_order) for _ in range(blocks)])
         total = 0.0
-        for part_rows in self._microbatches(rows):
+        for part_rows in rows.split(self.config.microbatch_size):
             ids = self._blocks[part_rows].to(self.backbone.device)
             mask = torch.ones_like(ids, dtype=torch.bool)
             logits = self.backbone.logits("policy", ids[:, :-1], mask[:, :-1])
@@ -421,7 +471,7 @@ class PPO:
         `approx_kl` will not do: it is taken before each step, so its first minibatch has none.
         """
         total = 0.0
-        for rows in self._microbatches(torch.arange(len(rollout.response_ids))):
+        for rows in self._microbatches(rollout, torch.arange(len(rollout.response_ids))):
             part = rollout.rows(rows)
             logprobs = response_logprobs(self.backbone, "policy", part, self.config.temperature)
             total += k3(part.logprobs, logprobs)[part.response_mask].sum().item()
@@ -442,10 +492,8 @@ class PPO:
         """A copy of all that the next updates depend on."""
         return {
             **{name: getattr(self, name) for name in STEERED},
-            "policy": role_state(self.backbone, "policy"),
-            "value": role_state(self.backbone, "value"),
-            "policy_optimiser": optimiser_state(self.policy_optimiser),
-            "value_optimiser": optimiser_state(self.value_optimiser),
+            "roles": {role: role_state(self.backbone, role) for role in self.optimisers},
+            "optimisers": {role: optimiser_state(o) for role, o in self.optimisers.items()},
             "ema": {name: average.to("cpu", copy=True) for name, average in self.ema.items()},
             "minibatches": self.generator.get_state(),
             "sampler": self.sampler_generator.get_state(),
@@ -457,10 +505,9 @@ class PPO:
         """Go on where `state` was taken, on a backbone with the same reference and reward."""
         for name in STEERED:
             setattr(self, name, state[name])
-        for role in ("policy", "value"):
-            restore_role(self.backbone, role, state[role])
-        restore_optimiser(self.policy_optimiser, state["policy_optimiser"])
-        restore_optimiser(self.value_optimiser, state["value_optimiser"])
+        for role, optimiser in self.optimisers.items():
+            restore_role(self.backbone, role, state["roles"][role])
+            restore_optimiser(optimiser, state["optimisers"][role])
         for name, average in self.ema.items():
             average.copy_(state["ema"][name])
         self.generator.set_state(state["minibatches"])
@@ -469,8 +516,10 @@ class PPO:
         if self.config.ptx_coef > 0:
             self._block_order.restore(state["blocks"])
 
-    def _microbatches(self, rows: Tensor) -> tuple[Tensor, ...]:
-        return rows.split(self.config.microbatch_size)
+    def _microbatches(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, ...]:
+        """Rows of like lengths together, so that little is computed for padding."""
+        lengths = (rollout.prompt_mask.sum(1) + rollout.lengths)[rows]
+        return rows[lengths.argsort(stable=True)].split(self.config.microbatch_size)
 
     def _endless(self, count: int) -> Passes:
         """Indices in random order, each once before any comes again.

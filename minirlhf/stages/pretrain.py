@@ -116,7 +116,8 @@ class Pretraining:
             for ids in tokenizer(list(texts), add_special_tokens=False, verbose=False)["input_ids"]
         ]
         lengths = [len(d) for d in self._documents]
-        self.optimiser = adam(model.named_parameters(), config.learning_rate)
+        # not fused: the shipped models were made so, and are remade bit for bit
+        self.optimiser = adam(model.named_parameters(), config.learning_rate, fused=False)
         self.step = 0
         self._batches = Passes(
             lambda own: length_grouped_batches(lengths, config.batch_size, own), config.seed

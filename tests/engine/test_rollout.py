@@ -253,7 +253,7 @@ def test_values_are_of_the_state_before_the_token(ready, lengths_differ):
     """V(s_t) has seen the prompt and t tokens: changing token t moves V(s_t+1) but not V(s_t)."""
     ready.add_role("value", copy_of="reward")
     rollout = draw(ready, lengths_differ)
-    values = response_values(ready, rollout)
+    values = response_values(ready, "value", rollout)
     assert values.shape == rollout.response_ids.shape
     assert not values[~rollout.response_mask].any()
     start = ready.values("value", rollout.prompt_ids, rollout.prompt_mask)[:, -1]
@@ -262,17 +262,28 @@ def test_values_are_of_the_state_before_the_token(ready, lengths_differ):
     t = int(rollout.lengths[row]) // 2
     changed = rollout.response_ids.clone()
     changed[row, t] = 7 if changed[row, t] != 7 else 8
-    moved = response_values(ready, rollout._replace(response_ids=changed))
+    moved = response_values(ready, "value", rollout._replace(response_ids=changed))
     assert torch.allclose(moved[row, : t + 1], values[row, : t + 1], atol=1e-6)
     assert (moved[row, t + 1] - values[row, t + 1]).abs() > 1e-4
 
 
-def test_rows_pick_the_same_rows_everywhere(ready, lengths_differ):
-    rollout = draw(ready, lengths_differ)
-    part = rollout.rows(torch.tensor([2, 0]))
+def test_rows_pick_the_same_rows_everywhere_and_drop_empty_columns(ready, lengths_differ):
+    rollout = draw(ready, lengths_differ, seed=1)
+    rollout = rollout._replace(trunk=torch.rand(*rollout.input_ids.shape, 4))
+    index = rollout.lengths.argsort()[:2]  # not the longest response
+    part = rollout.rows(index)
     assert isinstance(part, Rollout)
-    for whole, some in zip(rollout, part, strict=True):
-        assert torch.equal(some, whole[[2, 0]])
+    end = int(part.lengths.max())
+    first = int((~rollout.prompt_mask[index]).sum(1).min())
+    assert end < rollout.response_ids.shape[1] and part.response_ids.shape == (2, end)
+    assert part.prompt_mask.any(0).all() and part.response_mask.any(0).all()
+    whole = [tensor[index] for tensor in rollout]
+    for found, expected in zip(part[:2], whole[:2], strict=True):
+        assert torch.equal(found, expected[:, first:])
+    for found, expected in zip(part[2:5], whole[2:5], strict=True):
+        assert torch.equal(found, expected[:, :end])
+    assert torch.equal(part.trunk, whole[5][:, first : part.trunk.shape[1] + first])
+    assert part.trunk.shape[:2] == part.input_ids.shape
 
 
 # Texts ------------------------------------------------------------------------------------------

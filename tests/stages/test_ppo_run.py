@@ -116,7 +116,7 @@ def test_ema_is_the_slow_average(ready, prompts, monkeypatch):
     def watched(optimiser, rate, limit):
         nonlocal average
         norm = step(optimiser, rate, limit)
-        if optimiser is ppo.policy_optimiser:
+        if optimiser is ppo.optimisers["policy"]:
             average = 0.9 * average + 0.1 * ready.weights("policy")[name].double()
         return norm
 
