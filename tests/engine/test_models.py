@@ -80,9 +80,9 @@ def test_a_hub_that_answers_is_used(monkeypatch):
         raise HfHubHTTPError("404", response=Answer())
 
     monkeypatch.setattr(models, "get_hf_file_metadata", lambda url, **options: None)
-    assert models._reachable("some/model")
+    assert models.reachable("some/model")
     monkeypatch.setattr(models, "get_hf_file_metadata", not_found)
-    assert models._reachable("some/model")
+    assert models.reachable("some/model")
 
 
 @pytest.mark.parametrize("damage", ["empty", "weights", "truncated", "config"])
