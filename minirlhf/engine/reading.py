@@ -22,29 +22,33 @@ class Reader:
         later = mask.new_ones(batch, room)
         self.mask = None if mask.all() else torch.cat([mask, later], 1)[:, None, None]
         positions = position_ids(torch.cat([mask, later], 1))
-        self.cos, self.sin, _ = decoder.places(self.model, positions, None)
-        self.logits = self._read(ids, decoder.causal_mask(mask))
+        self.places = decoder.places(self.model, positions, None)
+        self.fused = decoder.fuse(self.model, role) if decoder.can_fuse(self.model) else None
+        self._read(ids, decoder.causal_mask(mask))
 
     def read(self, tokens: Tensor) -> None:
         """Append a token (B,) to each row."""
         seen = self.cache.length + 1
-        self.logits = self._read(
-            tokens[:, None], None if self.mask is None else self.mask[..., :seen]
-        )
+        self._read(tokens[:, None], None if self.mask is None else self.mask[..., :seen])
 
-    def _read(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _read(self, ids: Tensor, mask: Tensor | None) -> None:
         cache, model = self.cache, self.model
         new = slice(cache.length, cache.length + ids.shape[1])
-        where = decoder.Places(self.cos[:, new], self.sin[:, new], mask)
-        embedded = model.get_input_embeddings()(ids)
-        hidden = decoder.run_layers(model, self.role, embedded, where, cache=cache)
+        where = decoder.Places(self.places.cos[:, new], self.places.sin[:, new], mask)
+        if self.fused and cache.length > 0:
+            hidden = decoder.read_on(model, self.fused, ids[:, 0], where, cache)
+        else:
+            embedded = model.get_input_embeddings()(ids)
+            hidden = decoder.run_layers(model, self.role, embedded, where, cache=cache)
         cache.length = new.stop
-        return decoder.to_logits(model, hidden[:, -1:])[:, 0]
+        self.logits = decoder.to_logits(model, hidden[:, -1:])[:, 0]
 
     def pick(self, rows: Tensor) -> None:
         """Keep these rows, each as often as it is named."""
         self.cache.pick(rows)
-        self.cos, self.sin, self.logits = self.cos[rows], self.sin[rows], self.logits[rows]
+        cos, sin, _ = self.places
+        self.places = decoder.Places(cos[rows], sin[rows], None)
+        self.logits = self.logits[rows]
         self.mask = None if self.mask is None else self.mask[rows]
 
 

@@ -94,8 +94,8 @@ def sample(
     logprobs = torch.zeros(drawn.shape, device=ids.device)
     going = torch.arange(len(ids), device=ids.device)  # which rows the reader still has
     for step in range(max_new_tokens):
-        scaled = reader.logits / temperature if temperature > 0 else reader.logits
-        logp = torch.log_softmax(scaled, -1)
+        logits = reader.logits if temperature in (0, 1) else reader.logits / temperature
+        logp = torch.log_softmax(logits, -1)
         if temperature > 0:
             token = _draw(logp, luck[going, step], top_p, top_k)
         else:

@@ -75,11 +75,15 @@ def test_seeds_decide_and_the_global_generator_is_left_alone(new_backbone, lora)
 
 def test_base_stays_the_pretrained_model_bit_for_bit(new_backbone, lora, ids, everywhere):
     pure = new_backbone(lora)
-    before = pure.model(input_ids=ids).logits.detach()
+    theirs = pure.model(input_ids=ids).logits.detach()
+    before = pure.logits("base", ids, everywhere)
     backbone = with_all_roles(pure)
     for role in ROLES:
         outputs(backbone, role, ids, everywhere)
     assert torch.equal(backbone.logits("base", ids, everywhere), before)
+    with backbone.active("base") as model:
+        assert torch.equal(model(input_ids=ids).logits, theirs)
+    assert torch.allclose(before, theirs, atol=1e-5)
 
 
 def test_roles_do_not_reach_each_other(backbone, ids, everywhere):

@@ -178,10 +178,16 @@ def test_a_gradient_stops_at_the_trunk(model, tokenizer, batch):
         assert torch.allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Reader, PlainReader])
-def test_readers_say_what_one_pass_says(model, tokenizer, batch, kind):
-    """Token by token, rows picked and repeated on the way, both readers alike."""
-    backbone = on(model, tokenizer)
+@pytest.mark.parametrize("lora", [LoRA(4, 8), None])
+@pytest.mark.parametrize("kind", ["fused", Reader, PlainReader])
+def test_readers_say_what_one_pass_says(model, tokenizer, batch, kind, lora, monkeypatch):
+    """Token by token, rows picked and repeated on the way, all readers alike."""
+    backbone = on(model, tokenizer, lora)
+    assert decoder.can_fuse(backbone.model)
+    if kind == "fused":
+        kind = Reader
+    else:
+        monkeypatch.setattr(decoder, "can_fuse", lambda model: False)
     ids, mask = batch
     mask = mask.clone()
     mask[:, 5:] = True  # prompts are padded on the left
@@ -224,3 +230,11 @@ def test_what_cannot_share_says_so(model, tokenizer, monkeypatch):
 def test_a_window_of_attention_goes_through_its_own_forward(tokenizer):
     config = MistralConfig(vocab_size=90, num_key_value_heads=2, sliding_window=4, **SHAPE)
     assert not decoder.can_read(MistralForCausalLM(config))
+
+
+def test_what_would_not_be_exact_is_not_fused(model, monkeypatch):
+    assert not decoder.can_fuse(copy.deepcopy(model).to(torch.bfloat16))
+    monkeypatch.setattr(decoder, "FUSE_UP_TO", 1000)
+    assert not decoder.can_fuse(model)
+    config = LlamaConfig(vocab_size=90, attention_bias=True, **SHAPE)
+    assert not decoder.can_fuse(LlamaForCausalLM(config))
