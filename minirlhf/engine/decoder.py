@@ -195,13 +195,13 @@ def project(linear: nn.Module, x: Tensor, role: str) -> Tensor:
     return torch.addmm(out, update, up.t(), alpha=linear.scaling[role]).view(shape)
 
 
-# One token at a time ------------------------------------------------------------------------------
+# Reading with fused weights -----------------------------------------------------------------------
 
 
 class Fused(NamedTuple):
-    """A layer's weights for reading on: adapters added in, what reads the same input in one matrix.
+    """A layer's weights for reading: the adapter added in, what reads the same input in one matrix.
 
-    Small batches spend their time on calls and on fetching weights; this has a third of the calls.
+    A token at a time costs calls and fetched weights; this has a third of the calls.
     """
 
     qkv: Tensor  # (heads * d, D)
@@ -257,34 +257,34 @@ def _merged(linear: nn.Module, role: str) -> Tensor:
 
 @torch.no_grad()
 def read_on(
-    model: PreTrainedModel, fused: list[Fused], tokens: Tensor, where: Places, cache: Cache
+    model: PreTrainedModel, fused: list[Fused], ids: Tensor, where: Places, cache: Cache
 ) -> Tensor:
-    """Read one more token (B,) in each row: what `run_layers` does, with a role's `fuse`.
+    """Read more tokens (B, T): what `run_layers` does with a cache, by a role's `fuse`.
 
-    Args:    where: the place of this token, (B, 1, d); cache: extended by one.
-    Returns: hidden states after the last norm, (B, 1, D).
+    Returns: hidden states after the last norm, (B, T, D).
     """
     decoder, config = model.get_decoder(), model.config
     queries, heads = config.num_attention_heads, config.num_key_value_heads
-    hidden = model.get_input_embeddings()(tokens)
-    batch, half = len(tokens), where.cos.shape[-1] // 2
+    (batch, length), half = ids.shape, where.cos.shape[-1] // 2
+    cos, sin = where.cos[:, :, None], where.sin[:, :, None]
+    hidden = model.get_input_embeddings()(ids).view(batch * length, -1)
     for number, (layer, weights) in enumerate(zip(decoder.layers, fused, strict=True)):
         entering = _norm(layer.input_layernorm, hidden)
-        qkv = F.linear(entering, weights.qkv, weights.qkv_bias).view(batch, -1, 2 * half)
-        turned = qkv[:, : queries + heads]
-        turned = torch.addcmul(turned * where.cos, turned.roll(half, -1), where.sin)
-        keys, values = cache.extend(
-            number, turned[:, queries:, None], qkv[:, queries + heads :, None]
-        )
+        qkv = F.linear(entering, weights.qkv, weights.qkv_bias)
+        turned, values = qkv.view(batch, length, -1, 2 * half).split((queries + heads, heads), 2)
+        turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin).transpose(1, 2)
+        keys, values = cache.extend(number, turned[:, queries:], values.transpose(1, 2))
         attention = F.scaled_dot_product_attention(
-            turned[:, :queries, None],
+            turned[:, :queries],
             keys,
             values,
             attn_mask=where.mask,
+            is_causal=where.mask is None and length > 1,
             enable_gqa=queries != heads,
         )
-        hidden = torch.addmm(hidden, attention.view(batch, -1), weights.out)
+        attention = attention.transpose(1, 2).reshape(batch * length, -1)
+        hidden = torch.addmm(hidden, attention, weights.out)
         entering = _norm(layer.post_attention_layernorm, hidden)
         gate, up = F.linear(entering, weights.gate_up).chunk(2, -1)
         hidden = torch.addmm(hidden, layer.mlp.act_fn(gate) * up, weights.down)
-    return _norm(decoder.norm, hidden)[:, None]
+    return _norm(decoder.norm, hidden).view(batch, length, -1)

@@ -35,8 +35,8 @@ class Reader:
         cache, model = self.cache, self.model
         new = slice(cache.length, cache.length + ids.shape[1])
         where = decoder.Places(self.places.cos[:, new], self.places.sin[:, new], mask)
-        if self.fused and cache.length > 0:
-            hidden = decoder.read_on(model, self.fused, ids[:, 0], where, cache)
+        if self.fused:
+            hidden = decoder.read_on(model, self.fused, ids, where, cache)
         else:
             embedded = model.get_input_embeddings()(ids)
             hidden = decoder.run_layers(model, self.role, embedded, where, cache=cache)
