@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.engine import decoder
+from minirlhf.engine.batches import RankingBatch
 from minirlhf.engine.records import DataError
 from minirlhf.engine.settings import setting, validated
 
@@ -391,6 +392,24 @@ class Backbone:
         last = attention_mask.long().cumsum(-1).argmax(-1)
         values = self.values(role, input_ids, attention_mask, trunk)
         return values.gather(1, last[:, None]).squeeze(1)
+
+    def ranking_scores(self, role: str, batch: RankingBatch) -> Tensor:
+        """A score for each response of some rankings: (N,) float32, RM units.
+
+        Each prompt is read once where passes are written out, else once for each response.
+        """
+        if not self.written_out:
+            return self.scores(role, batch.sequences.input_ids, batch.sequences.attention_mask)
+        tree, model = batch.tree, self.model_of(role)
+        hidden = decoder.run_layers(
+            model,
+            role,
+            model.get_input_embeddings()(tree.input_ids),
+            decoder.places(model, tree.positions, tree.mask),
+            dropout=self._dropout,
+            checkpointing=self.checkpointing,
+        )
+        return self.heads[role](hidden.flatten(0, 1)[tree.last].float()).squeeze(-1)
 
     @contextlib.contextmanager
     def dropout(self, rate: float, generator: torch.Generator) -> Iterator[None]:

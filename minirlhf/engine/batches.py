@@ -36,10 +36,27 @@ class SequenceBatch(NamedTuple):
     response_mask: Tensor  # (B, T) bool, True = a token of the response, EOS included
 
 
-class RankingBatch(NamedTuple):
-    """B prompts with up to K ranked responses each; every response stands here once."""
+class Tree(NamedTuple):
+    """B rows: a prompt once, then all its responses side by side, none of which sees another."""
 
-    sequences: SequenceBatch  # N rows, one for each response
+    input_ids: Tensor  # (B, T)
+    positions: Tensor  # (B, T) each response goes on where its prompt ended
+    branch: Tensor  # (B, T) 0 = the prompt, k = its k-th response, -1 = padding
+    last: Tensor  # (N,) where each response's last token stands, counted through all rows
+
+    @property
+    def mask(self) -> Tensor:
+        """What looks at what, (B, 1, T, T): the prompt and one's own response, up to oneself."""
+        asks, asked = self.branch[:, :, None], self.branch[:, None]
+        ones = torch.ones(asks.shape[1], asks.shape[1], dtype=torch.bool, device=asks.device)
+        return ((asked == 0) | (asked == asks))[:, None] & ones.tril()
+
+
+class RankingBatch(NamedTuple):
+    """B prompts with up to K ranked responses each, in two layouts that give the same scores."""
+
+    tree: Tree  # each prompt once: less to compute
+    sequences: SequenceBatch  # N rows, one for each response: any model reads these
     row: Tensor  # (N,) which prompt a response belongs to
     slot: Tensor  # (N,) which of the K columns it takes
     ranks: Tensor  # (B, K) 1 = best, equal = tied, 0 = empty slot
@@ -141,18 +158,38 @@ class Encoder:
         return SequenceBatch(*map(self._tensor, (ids, mask, response)))
 
     def rankings(self, rankings: Sequence[Ranking]) -> RankingBatch:
-        """All responses of some rankings as one batch: K forward rows for a prompt, not K (K-1)."""
-        pairs, row, slot = [], [], []
+        """All responses of some rankings as one batch; a prompt has room for its longest one."""
+        prompts, responses, row, slot = [], [], [], []
         width = max(len(r.ranks) for r in rankings)
         for b, ranking in enumerate(rankings):
-            for k, response in enumerate(ranking.responses):
-                pairs.append(self.pair(ranking, response))
-                row.append(b)
-                slot.append(k)
+            found = [self.response(ranking.prompt, text) for text in ranking.responses]
+            prompts.append(self.prompt(ranking, room=max(map(len, found))))
+            responses.append(found)
+            row += [b] * len(found)
+            slot += range(len(found))
+        pairs = [(prompts[b], responses[b][k]) for b, k in zip(row, slot, strict=True)]
         ranks = [[*r.ranks] + [0] * (width - len(r.ranks)) for r in rankings]
         return RankingBatch(
-            self.sequences(pairs), self._tensor(row), self._tensor(slot), self._tensor(ranks)
+            self._tree(prompts, responses),
+            self.sequences(pairs),
+            *map(self._tensor, (row, slot, ranks)),
         )
+
+    def _tree(self, prompts: list[list[int]], responses: list[list[list[int]]]) -> Tree:
+        width = max(len(p) + sum(map(len, r)) for p, r in zip(prompts, responses, strict=True))
+        ids, positions, branches, last = [], [], [], []
+        for prompt, texts in zip(prompts, responses, strict=True):
+            row, place, branch = [*prompt], [*range(len(prompt))], [0] * len(prompt)
+            for number, text in enumerate(texts, start=1):
+                row += text
+                place += range(len(prompt), len(prompt) + len(text))
+                branch += [number] * len(text)
+                last.append(len(ids) * width + len(row) - 1)
+            gap = width - len(row)
+            ids.append(row + [self.tokenizer.pad_token_id] * gap)
+            positions.append(place + [0] * gap)
+            branches.append(branch + [-1] * gap)
+        return Tree(*map(self._tensor, (ids, positions, branches, last)))
 
     def _tensor(self, values) -> Tensor:
         return torch.tensor(values, device=self.device)

@@ -145,11 +145,9 @@ def _accumulate(config, backbone, encoder, rankings, loss_of) -> dict[str, float
     loss = right = pairs = 0.0
     for start in range(0, len(rankings), config.microbatch_size):
         batch = encoder.rankings(rankings[start : start + config.microbatch_size])
-        sequences = batch.sequences
-        flat = backbone.scores("reward", sequences.input_ids, sequences.attention_mask)
-        scores = batch.by_prompt(flat)
+        scores = batch.by_prompt(backbone.ranking_scores("reward", batch))
         part = loss_of(scores, batch.ranks, count=len(rankings))
-        finite(part, {"scores of reward": flat})
+        finite(part, {"scores of reward": scores})
         if part.requires_grad:
             part.backward()
         loss += part.item()

@@ -164,6 +164,32 @@ def test_rankings_stand_in_one_batch_with_one_row_per_response(encoder, tokenize
         assert tokenizer.decode(ids[mask]) == text
 
 
+def test_a_tree_holds_each_prompt_once_and_each_response_behind_it(encoder, tokenizer, rankings):
+    tree = encoder.rankings(rankings).tree
+    ends = iter(tree.last.tolist())
+    for row, ranking in enumerate(rankings):
+        ids, branch, positions = tree.input_ids[row], tree.branch[row], tree.positions[row]
+        start = (branch == 0).sum().item()
+        assert tokenizer.decode(ids[branch == 0]) == f"User: {ranking.prompt}\nAssistant:"
+        assert positions[branch == 0].tolist() == list(range(start))
+        for number, response in enumerate(ranking.responses, start=1):
+            own = branch == number
+            assert tokenizer.decode(ids[own]) == f" {response}<|endoftext|>"
+            assert positions[own].tolist() == list(range(start, start + own.sum().item()))
+            assert divmod(next(ends), len(ids)) == (row, own.nonzero().max().item())
+    assert next(ends, None) is None
+
+
+def test_a_tree_is_looked_at_as_each_response_alone_would_be(encoder, rankings):
+    """By a slow loop: the prompt, and one's own response up to oneself."""
+    tree = encoder.rankings(rankings[:2]).tree
+    mask = tree.mask
+    for row, branch in enumerate(tree.branch.tolist()):
+        for i, asks in enumerate(branch):
+            for j, asked in enumerate(branch):
+                assert mask[row, 0, i, j].item() == (j <= i and asked in (0, asks))
+
+
 def test_by_prompt_puts_scores_into_their_slots(encoder, rankings):
     batch = encoder.rankings(rankings)
     scores = torch.arange(1.0, 15.0, requires_grad=True)

@@ -15,7 +15,7 @@ from transformers import (
 
 from minirlhf.engine import decoder
 from minirlhf.engine.backbone import Backbone, LoRA, position_ids
-from minirlhf.engine.batches import PromptBatch
+from minirlhf.engine.batches import Encoder, PromptBatch
 from minirlhf.engine.reading import PlainReader, Reader
 from minirlhf.engine.records import DataError
 from minirlhf.engine.rollout import sample
@@ -217,6 +217,26 @@ def test_both_readers_draw_the_same(model, tokenizer, batch, monkeypatch):
     plain = draw()
     assert torch.equal(own.response_ids, plain.response_ids)
     assert torch.allclose(own.logprobs, plain.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize("adapters", [LoRA(4, 8), LoRA(4, 8, first_layer=1), None])
+def test_a_tree_scores_and_learns_as_single_rows_do(new_backbone, rankings, monkeypatch, adapters):
+    """A prompt read once for all its responses: the same scores and gradients."""
+    backbone = new_backbone(adapters)
+    backbone.add_role("reward")
+    disturb(backbone, "reward")
+    parameters = backbone.train_role("reward")
+    batch = Encoder(backbone.tokenizer, 128).rankings(rankings)
+    found = []
+    for families in (decoder.FAMILIES, ()):  # written out: a tree; else row by row
+        monkeypatch.setattr(decoder, "FAMILIES", families)
+        scores = backbone.ranking_scores("reward", batch)
+        (scores * torch.linspace(-1, 1, len(scores))).sum().backward()
+        found.append([scores.detach(), *(p.grad.clone() for p in parameters)])
+        for parameter in parameters:
+            parameter.grad = None
+    for one, other in zip(*found, strict=True):
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-4 * max(1, other.abs().max().item()))
 
 
 def test_what_cannot_share_says_so(model, tokenizer, monkeypatch):

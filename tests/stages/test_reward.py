@@ -1,4 +1,4 @@
-"""minirlhf.stages.reward: the loss of all pairs from one forward pass per response."""
+"""minirlhf.stages.reward: the loss of all pairs from one forward pass per prompt."""
 
 import itertools
 import math
@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn.functional import logsigmoid
 
+from minirlhf.engine import decoder
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.records import DataError, Ranking
@@ -51,16 +52,17 @@ def close(ours, theirs, rel):
 
 def test_one_pass_equals_the_naive_double_loop(ready, encoder, rankings, monkeypatch):
     """Oracle: every pair apart, two forward passes each; half of the work is done again."""
-    rows, scores = [], ready.scores
+    read, places = [], decoder.places
 
-    def counted(role, input_ids, attention_mask):
-        rows.append(len(input_ids))
-        return scores(role, input_ids, attention_mask)
+    def counted(model, positions, mask):
+        read.append(positions.numel())
+        return places(model, positions, mask)
 
-    monkeypatch.setattr(ready, "scores", counted)
+    monkeypatch.setattr(decoder, "places", counted)
     stats, ours = gradients(ready, encoder, rankings)
-    assert sum(rows) == 14
-    rows.clear()
+    assert sum(read) == encoder.rankings(rankings).tree.input_ids.numel()  # each prompt once
+    once = sum(read)
+    read.clear()
 
     def score(ranking, text):
         batch = encoder.sequences([encoder.pair(ranking, text)])
@@ -83,7 +85,8 @@ def test_one_pass_equals_the_naive_double_loop(ready, encoder, rankings, monkeyp
     assert stats["ranking_loss"] == pytest.approx(total, rel=1e-5)
     close(ours, [p.grad for p in parameters], 1e-5)
     # by hand: 1 + 2 + 5 + 9 untied pairs, each with two forward rows
-    assert sum(rows) == 2 * (1 + 2 + 5 + 9) == 34
+    assert len(read) == 2 * (1 + 2 + 5 + 9) == 34
+    assert sum(read) > 3 * once
 
 
 @pytest.mark.parametrize("loss, ties", LOSSES)
