@@ -187,12 +187,11 @@ def project(linear: nn.Module, x: Tensor, role: str) -> Tensor:
     if role not in adapters:
         return out
     low, up = adapters[role].weight, linear.lora_B[role].weight
-    update = F.linear(x.to(low.dtype), low)
-    if out.dtype != low.dtype:  # a 16-bit base with 32-bit adapters
-        return out + (F.linear(update, up) * linear.scaling[role]).to(out.dtype)
-    shape, width = out.shape, update.shape[-1]
-    out, update = out.view(-1, shape[-1]), update.view(-1, width)
-    return torch.addmm(out, update, up.t(), alpha=linear.scaling[role]).view(shape)
+    update, scale = F.linear(x.to(low.dtype), low), linear.scaling[role]
+    if type(linear.base_layer) is not nn.Linear or out.dtype != low.dtype:  # 4 or 16 bits
+        return out + (F.linear(update, up) * scale).to(out.dtype)
+    out.view(-1, len(up)).addmm_(update.view(-1, len(low)), up.t(), alpha=scale)
+    return out
 
 
 # Reading with fused weights -----------------------------------------------------------------------
