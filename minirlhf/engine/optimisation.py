@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from minirlhf.engine import parallel
+
 ADAM_BETAS = (0.9, 0.95)  # InstructGPT, appendix C
 
 
@@ -66,15 +68,17 @@ def finite(loss: Tensor, causes: Mapping[str, Tensor]) -> Tensor:
 def optimiser_step(optimiser: torch.optim.Optimizer, rate: float, max_grad_norm: float) -> float:
     """Clip, step and clear the gradients; returns the gradient's norm before clipping.
 
+    Each process brings the gradient of its own rows, and all step with their sum.
     Raises NotFinite with the parameter's name before the weights are touched, so that they stay
     usable.
     """
+    parameters = [p for group in optimiser.param_groups for p in group["params"]]
+    parallel.sum_gradients(parameters)
     gradients = _gradients(optimiser)
     norm = nn.utils.get_total_norm(gradients.values())
     if not norm.isfinite():
         optimiser.zero_grad(set_to_none=True)
         check_finite(gradients | {"the gradient's norm": norm})
-    parameters = [p for group in optimiser.param_groups for p in group["params"]]
     nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     for group in optimiser.param_groups:
         group["lr"] = rate

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, PromptBatch
 from minirlhf.engine.reading import open_reader
@@ -21,7 +22,7 @@ class Rollout(NamedTuple):
     response_ids: Tensor  # (B, R)
     response_mask: Tensor  # (B, R) bool, the first EOS counts
     logprobs: Tensor  # (B, R) nats, at the sampling temperature, 0 where masked
-    trunk: Tensor | None = None  # (B, P + R, D) what layers below the adapters made of it
+    trunk: Tensor | None = None  # (B, P + R, D) what layers below the adapters made of `own` rows
 
     @property
     def input_ids(self) -> Tensor:
@@ -44,14 +45,16 @@ class Rollout(NamedTuple):
         """The rows that `index` picks, without columns in which all of them are padding."""
         prompt_mask, response_mask = self.prompt_mask[index], self.response_mask[index]
         first, end = int(prompt_mask.any(0).long().argmax()), int(response_mask.sum(1).max())
-        width = prompt_mask.shape[1]
+        width, trunk = prompt_mask.shape[1], self.trunk
+        if trunk is not None:  # it has this process's rows alone
+            trunk = trunk[index // parallel.world(), first : width + end]
         return Rollout(
             self.prompt_ids[index, first:],
             prompt_mask[:, first:],
             self.response_ids[index, :end],
             response_mask[:, :end],
             self.logprobs[index, :end],
-            None if self.trunk is None else self.trunk[index, first : width + end],
+            trunk,
         )
 
 
@@ -81,19 +84,37 @@ def sample(
              first EOS are padding.
     """
     ids, mask = prompts
-    eos, pad = backbone.tokenizer.eos_token_id, backbone.tokenizer.pad_token_id
-    reader = open_reader(backbone, role, ids, mask, max_new_tokens)
-    if samples > 1:
-        rows = torch.arange(len(ids), device=ids.device).repeat_interleave(samples)
-        ids, mask = ids[rows], mask[rows]
-        reader.pick(rows)
     luck = torch.rand(
-        len(ids), max_new_tokens, generator=generator, device=ids.device, dtype=torch.float64
+        (len(ids), samples, max_new_tokens),
+        generator=generator,
+        device=ids.device,
+        dtype=torch.float64,
     )
-    drawn = ids.new_full((len(ids), max_new_tokens), pad)
-    logprobs = torch.zeros(drawn.shape, device=ids.device)
-    going = torch.arange(len(ids), device=ids.device)  # which rows the reader still has
-    for step in range(max_new_tokens):
+    mine = parallel.share(torch.arange(len(ids), device=ids.device))
+    reader = open_reader(backbone, role, ids[mine], mask[mine], max_new_tokens)
+    if samples > 1:
+        reader.pick(torch.arange(len(mine), device=ids.device).repeat_interleave(samples))
+    drawn, logprobs = _read_on(
+        reader, luck[mine].flatten(0, 1), temperature, top_p, top_k, backbone.tokenizer
+    )
+    drawn = parallel.together(drawn.unflatten(0, (-1, samples)), len(ids)).flatten(0, 1)
+    logprobs = parallel.together(logprobs.unflatten(0, (-1, samples)), len(ids)).flatten(0, 1)
+    # Where pad and EOS are one token, only the first of them counts; `response_mask` knows that.
+    counted = response_mask(drawn, backbone.tokenizer.eos_token_id)
+    longest = int(counted.sum(1).max())
+    ids, mask = ids.repeat_interleave(samples, 0), mask.repeat_interleave(samples, 0)
+    return Rollout(ids, mask, drawn[:, :longest], counted[:, :longest], logprobs[:, :longest])
+
+
+def _read_on(reader, luck: Tensor, temperature: float, top_p: float, top_k: int, tokenizer):
+    """Token after token until all rows have ended: tokens and their log-probabilities, (B, R).
+
+    R is that of `luck` (B, R); after a row's EOS there is padding.
+    """
+    drawn = torch.full(luck.shape, tokenizer.pad_token_id, device=luck.device)
+    logprobs = torch.zeros(luck.shape, device=luck.device)
+    going = torch.arange(len(luck), device=luck.device)  # which rows the reader still has
+    for step in range(luck.shape[1]):
         logits = reader.logits if temperature in (0, 1) else reader.logits / temperature
         logp = torch.log_softmax(logits, -1)
         if temperature > 0:
@@ -102,17 +123,15 @@ def sample(
             token = logp.argmax(-1)
         drawn[going, step] = token
         logprobs[going, step] = logp.gather(1, token[:, None]).squeeze(1)
-        ongoing = token != eos
+        ongoing = token != tokenizer.eos_token_id
         left = int(ongoing.sum())
-        if left == 0 or step == max_new_tokens - 1:
+        if left == 0 or step == luck.shape[1] - 1:
             break
         if left < len(going):
             going, token = going[ongoing], token[ongoing]
             reader.pick(ongoing.nonzero().squeeze(1))
         reader.read(token)
-    drawn, logprobs = drawn[:, : step + 1], logprobs[:, : step + 1]
-    # Where pad and EOS are one token, only the first of them counts; `response_mask` knows that.
-    return Rollout(ids, mask, drawn, response_mask(drawn, eos), logprobs)
+    return drawn, logprobs
 
 
 def _draw(logp: Tensor, luck: Tensor, top_p: float, top_k: int) -> Tensor:
@@ -205,14 +224,14 @@ def score_texts(
     the EOS), so one that is over the context is cut there.
     """
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    scores: list[float] = []
-    for start in range(0, len(prompts), batch_size):
-        part = slice(start, start + batch_size)
+    texts = parallel.share(list(zip(prompts, responses, strict=True)))
+    scores: list[Tensor] = []
+    for start in range(0, len(texts), batch_size):
         pairs = []
-        for prompt, text in zip(prompts[part], responses[part], strict=True):
+        for prompt, text in texts[start : start + batch_size]:
             ids = encoder.prompt(prompt, room=1)
             room = encoder.limit - len(ids)
             pairs.append((ids, encoder.response(prompt.prompt, text)[:room]))
         batch = encoder.sequences(pairs)
-        scores += backbone.scores("reward", batch.input_ids, batch.attention_mask).tolist()
-    return scores
+        scores.append(backbone.scores("reward", batch.input_ids, batch.attention_mask))
+    return parallel.together(torch.cat(scores), len(prompts)).tolist() if scores else []

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes, packed_blocks
 from minirlhf.engine.health import vital_signs
@@ -166,6 +167,8 @@ class PPO:
             raise DataError("reward: PPO needs a reward function or the role `reward`")
         if not prompts:
             raise DataError("prompts: there are none")
+        if config.rollout_batch_size < parallel.world():
+            raise DataError(f"ppo.rollout_batch_size: is below {parallel.world()} processes")
         self.config, self.backbone, self.reward = config, backbone, reward
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)
@@ -228,7 +231,8 @@ class PPO:
             self.sampler_generator,
             self.config.temperature,
         )
-        trunk = self.backbone.trunk(rollout.input_ids, rollout.attention_mask)
+        mine = parallel.own(torch.arange(len(batch)))
+        trunk = self.backbone.trunk(rollout.input_ids[mine], rollout.attention_mask[mine])
         return rollout._replace(trunk=trunk)
 
     @torch.no_grad()
@@ -245,12 +249,19 @@ class PPO:
                 ids, mask = part.input_ids, part.attention_mask
                 scores += backbone.scores("reward", ids, mask, part.trunk)
         back = torch.cat(batches).argsort()
-        padded = [pad_sequence(rows, batch_first=True)[back] for rows in (ref_logprobs, values)]
         if self.reward is None:
             scores = torch.stack(scores)[back]
         else:
-            texts = self.encoder.text(rollout.response_ids, rollout.response_mask)
-            scores = self._checked(self.reward(prompts, texts), len(prompts))
+            mine = parallel.own(torch.arange(len(prompts)))
+            part = rollout.rows(mine)
+            texts = self.encoder.text(part.response_ids, part.response_mask)
+            scores = self._checked(self.reward([prompts[i] for i in mine], texts), len(mine))
+        scores = parallel.together(scores, len(prompts))
+        width = rollout.response_ids.shape[1]
+        padded = [
+            parallel.together(_padded(rows, width)[back], len(prompts))
+            for rows in (ref_logprobs, values)
+        ]
         return Scored(self._apply_missing_eos(scores, rollout), *padded)
 
     def estimate_advantages(
@@ -357,7 +368,8 @@ class PPO:
             causes = {"logits of policy": logits, "advantages": part.advantages}
             finite(loss, causes).backward()
             self._describe(stats, part, logits.detach(), logprobs.detach(), count)
-        return stats
+        largest = {name: stats.pop(name) for name in ("ratio_error", "largest_logit")}
+        return parallel.total(stats) | parallel.largest(largest)
 
     @torch.no_grad()
     def _describe(self, stats, part: Experience, logits: Tensor, logprobs: Tensor, count) -> None:
@@ -383,7 +395,7 @@ class PPO:
             )
             loss.backward()
             total += loss.item()
-        return total
+        return parallel.total({"loss": total})["loss"]
 
     def _value_loss(self, part: Experience, values: Tensor, count: Tensor) -> Tensor:
         loss = value_loss(
@@ -399,9 +411,9 @@ class PPO:
     def _ptx_gradient(self, episodes: int) -> float:
         """Adds ptx_coef * gradient of the mean token loss on pretraining text to the policy's."""
         blocks = max(1, round(episodes * self.config.ptx_ratio))
-        rows = torch.tensor([next(self._block_order) for _ in range(blocks)])
-        total = 0.0
-        for part_rows in rows.split(self.config.microbatch_size):
+        rows = parallel.deal([next(self._block_order) for _ in range(blocks)])
+        total, size = 0.0, self.config.microbatch_size
+        for part_rows in (rows[i : i + size] for i in range(0, len(rows), size)):
             ids = self._blocks[part_rows].to(self.backbone.device)
             mask = torch.ones_like(ids, dtype=torch.bool)
             logits = self.backbone.logits("policy", ids[:, :-1], mask[:, :-1])
@@ -410,7 +422,7 @@ class PPO:
             causes = {"logits of policy on pretraining text": logits}
             (self.config.ptx_coef * finite(loss, causes)).backward()
             total += loss.item()
-        return total
+        return parallel.total({"loss": total})["loss"]
 
     # Rules and bookkeeping ----------------------------------------------------------------------
 
@@ -475,7 +487,7 @@ class PPO:
             part = rollout.rows(rows)
             logprobs = response_logprobs(self.backbone, "policy", part, self.config.temperature)
             total += k3(part.logprobs, logprobs)[part.response_mask].sum().item()
-        return total / rollout.response_mask.sum().item()
+        return parallel.total({"kl": total})["kl"] / rollout.response_mask.sum().item()
 
     @torch.no_grad()
     def _average_weights(self) -> None:
@@ -517,9 +529,11 @@ class PPO:
             self._block_order.restore(state["blocks"])
 
     def _microbatches(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, ...]:
-        """Rows of like lengths together, so that little is computed for padding."""
+        """This process's rows, those of like lengths together: little is computed for padding."""
+        rows = parallel.own(rows)
         lengths = (rollout.prompt_mask.sum(1) + rollout.lengths)[rows]
-        return rows[lengths.argsort(stable=True)].split(self.config.microbatch_size)
+        parts = rows[lengths.argsort(stable=True)].split(self.config.microbatch_size)
+        return parts if len(rows) else ()
 
     def _endless(self, count: int) -> Passes:
         """Indices in random order, each once before any comes again.
@@ -527,6 +541,11 @@ class PPO:
         The order is drawn by a generator of its own, so that PPO and PPO-ptx ask the same prompts.
         """
         return Passes(lambda own: torch.randperm(count, generator=own).tolist(), self.config.seed)
+
+
+def _padded(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Rows of at most that width as one tensor (N, width), 0 at the end."""
+    return torch.stack([F.pad(row, (0, width - len(row))) for row in rows])
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

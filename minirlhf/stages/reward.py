@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes
 from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step
@@ -142,19 +143,21 @@ def _loss_function(config: RewardConfig) -> Callable[..., Tensor]:
 
 def _accumulate(config, backbone, encoder, rankings, loss_of) -> dict[str, float]:
     """Gradients of one batch, micro-batch by micro-batch; `count` makes them add up exactly."""
-    loss = right = pairs = 0.0
-    for start in range(0, len(rankings), config.microbatch_size):
-        batch = encoder.rankings(rankings[start : start + config.microbatch_size])
+    stats = {"loss": 0.0, "right": 0.0, "pairs": 0.0}
+    own = parallel.deal(list(rankings))
+    for start in range(0, len(own), config.microbatch_size):
+        batch = encoder.rankings(own[start : start + config.microbatch_size])
         scores = batch.by_prompt(backbone.ranking_scores("reward", batch))
         part = loss_of(scores, batch.ranks, count=len(rankings))
         finite(part, {"scores of reward": scores})
         if part.requires_grad:
             part.backward()
-        loss += part.item()
+        stats["loss"] += part.item()
         n = sum(len(ranking_to_pairs(r)) for r in batch.ranks.tolist())
-        right += pair_accuracy(scores.detach(), batch.ranks).item() * n
-        pairs += n
-    return {"ranking_loss": loss, "pair_accuracy": right / pairs}
+        stats["right"] += pair_accuracy(scores.detach(), batch.ranks).item() * n
+        stats["pairs"] += n
+    stats = parallel.total(stats)
+    return {"ranking_loss": stats["loss"], "pair_accuracy": stats["right"] / stats["pairs"]}
 
 
 @torch.no_grad()

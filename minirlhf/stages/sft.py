@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import BASE, Backbone
 from minirlhf.engine.batches import Encoder, Passes, SequenceBatch, length_grouped_batches
 from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step
@@ -111,7 +112,8 @@ class SFT:
         config = self.config
         rate = config.learning_rate * cosine(self.step, len(self), config.final_rate)
         pairs = [self._pairs[i] for i in next(self._batches)]
-        with self.backbone.dropout(config.dropout, self._dropout_generator):
+        luck = parallel.own_generator(self._dropout_generator)
+        with self.backbone.dropout(config.dropout, luck):
             loss = _accumulate(
                 self.backbone, self.role, self.encoder, pairs, config.microbatch_size
             )
@@ -184,11 +186,12 @@ def _accumulate(
 ) -> float:
     """Gradients of one batch, micro-batch by micro-batch; returns its loss."""
     count, total = sum(len(response) for _, response in pairs), 0.0
+    pairs = parallel.deal(pairs)
     for start in range(0, len(pairs), size):
         loss = response_loss(backbone, role, encoder.sequences(pairs[start : start + size]), count)
         loss.backward()
         total += loss.item()
-    return total
+    return parallel.total({"loss": total})["loss"]
 
 
 @torch.no_grad()
@@ -196,13 +199,12 @@ def validation_loss(
     backbone: Backbone, role: str, encoder: Encoder, pairs: Sequence[Pair], batch_size: int
 ) -> float:
     """`response_loss` over many pairs, each response token counted alike."""
-    total = count = 0.0
+    total = 0.0
+    count, pairs = sum(len(response) for _, response in pairs), parallel.deal(pairs)
     for start in range(0, len(pairs), batch_size):
         batch = encoder.sequences(pairs[start : start + batch_size])
-        tokens = batch.response_mask.sum().item()
-        total += response_loss(backbone, role, batch).item() * tokens
-        count += tokens
-    return total / count
+        total += response_loss(backbone, role, batch, count).item()
+    return parallel.total({"loss": total})["loss"]
 
 
 def _texts_as_pairs(encoder: Encoder, texts: Sequence[str], count: int) -> list[Pair]:
