@@ -38,9 +38,10 @@ from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.report import write_report
 from minirlhf.export import export
 from minirlhf.ladder import climb, ladder_row, make_base
-from minirlhf.pipeline import POLICIES, Run, Settings
+from minirlhf.pipeline import ORDER, POLICIES, ROLES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
 
+RESUME = "go on where it was stopped, to the same end"
 DESCRIPTION = "How InstructGPT was made: all three stages, on a laptop."
 BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 STAGES = {
@@ -50,6 +51,7 @@ STAGES = {
     "ppo": ("run", "lora", "ppo"),
     "evaluate": ("run", "lora"),
 }
+MAKES = {"sft": ("sft",), "reward": ("reward",), "ppo": tuple(POLICIES)}  # stages of a command
 # What stands on a stage: out of date once that stage is made anew.
 LATER = {"sft": ("reward", *POLICIES), "reward": tuple(POLICIES)}
 HELP = {
@@ -81,13 +83,17 @@ def build_parser() -> Parser:
         sub.add_argument("--name", metavar="NAME", help="the run's folder is runs/NAME")
         sub.add_argument("--settings", metavar="FILE", help="YAML file: {stage: {setting: value}}")
         sub.add_argument("--quick", action="store_true", help="a small budget: see the shape of it")
+        if command != "evaluate":
+            sub.add_argument("--resume", action="store_true", help=RESUME)
         for stage in stages:
             _add_settings(sub, stage, getattr(Settings(), stage))
     sub = commands.add_parser("pretrain", help="train a base model from scratch, of any size")
     sub.add_argument("--out", metavar="FOLDER", default="runs/moonlet", help="where it is saved")
+    sub.add_argument("--resume", action="store_true", help=RESUME)
     _add_settings(sub, "pretrain", PretrainConfig())
     sub = commands.add_parser("ladder", help="make the ladder of base models anew, and measure it")
     sub.add_argument("--out", metavar="FOLDER", default="runs/ladder", help="where it is saved")
+    sub.add_argument("--resume", action="store_true", help=RESUME)
     sub.add_argument("--sizes", nargs="+", choices=LADDER, metavar="SIZE", help=", ".join(LADDER))
     sub = commands.add_parser("data", help="every table of the data; with --out also as files")
     sub.add_argument("--seed", type=int, default=0, help="of customers, labelers, splits [0]")
@@ -199,20 +205,29 @@ def run_folder(name: str | None, model: str, fresh: bool) -> Path:
 def stage_command(args: argparse.Namespace) -> None:
     """run goes through everything; the others load what they need and do their part."""
     command, started = args.command, time.perf_counter()
+    resume = command != "evaluate" and args.resume
     model = args.__dict__["run.model"]
     if model is None and args.settings:
         model = read_settings(args.settings).get("run", {}).get("model")
-    folder = run_folder(args.name, str(model or "moonlet-1m"), fresh=command == "run")
+    folder = run_folder(args.name, str(model or "moonlet-1m"), command == "run" and not resume)
+    args.name = folder.name  # main tells how to go on with it
     earlier = folder / "settings.yaml"
-    settings = settings_from(args, earlier if command != "run" and earlier.is_file() else None)
-    run = Run(folder, settings, bars)
-    answers = run.everything() if command == "run" else part_of(run, command)
-    if answers:
-        results = run.write_results(answers)
-        paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
-        report = write_report(folder, paper)
-        show(run, results, answers)
-        print(f"\nreport: {report}")
+    known = (command != "run" or resume) and earlier.is_file()
+    settings = settings_from(args, earlier if known else None)
+    with Run(folder, settings, bars, resume) as run:
+        if run.bookmark.stage not in ("", *(MAKES.get(command, ORDER))):
+            raise DataError(
+                f"{folder}: {run.bookmark.stage} comes next there, not {command}; go on with: "
+                f"minirlhf run --name {folder.name} --resume"
+            )
+        answers = run.everything() if command == "run" else part_of(run, command)
+        if answers:
+            results = run.write_results(answers)
+            paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
+            report = write_report(folder, paper)
+            show(run, results, answers)
+            print(f"\nreport: {report}")
+            run.finish()
     stale = [stage for stage in LATER.get(command, ()) if (folder / stage).is_dir()]
     if stale:
         print(f"note: {', '.join(stale)} came from the earlier {command}; make them again")
@@ -221,17 +236,14 @@ def stage_command(args: argparse.Namespace) -> None:
 
 def part_of(run: Run, command: str) -> list[Answer]:
     """One stage, or the answers of a run's checkpoints; each on what earlier commands left."""
-    if command == "sft":
-        run.sft()
-        return []
-    run.load("sft", "reference")
-    if command == "reward":
-        run.reward()
-        return []
-    run.load("reward", "reward")
+    for stage in ("sft", "reward"):
+        if command == stage:
+            run.make(stage)
+            return []
+        run.load(stage, ROLES[stage])
     if command == "ppo":
         for stage in POLICIES:
-            run.ppo(stage)
+            run.make(stage)
         return []
     answers = run.evaluate(run.task.systems)
     for stage, name in POLICIES.items():
@@ -271,13 +283,13 @@ def pretrain_command(args: argparse.Namespace) -> None:
     except DataError as error:
         name, _, problem = str(error).partition(": ")
         raise DataError(f"{flag_of('pretrain', name)}: {problem}") from None
-    model = make_base(config, Path(args.out), bars)
+    model = make_base(config, Path(args.out), bars, args.resume)
     print(f"saved {model.num_parameters():,} parameters in {args.out}")
 
 
 def ladder_command(args: argparse.Namespace) -> None:
     """Every rung anew, or those named; then what each has learned."""
-    rows = climb(Path(args.out), args.sizes or list(LADDER), bars)
+    rows = climb(Path(args.out), args.sizes or list(LADDER), bars, args.resume)
     print("size, parameters, loss (nats per token), truthful bare, truthful prompted")
     for row in rows:
         print("  ".join(ladder_row(row)))
@@ -393,7 +405,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"minirlhf: {error.filename or 'disk'}: {error.strerror or error}", file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt:
-        print("\nminirlhf: stopped; what was finished is kept", file=sys.stderr)
+        which = f"--name {args.name}" if "name" in args else f"--out {args.out}"
+        how = f"; go on with: minirlhf {args.command} {which} --resume" if "resume" in args else ""
+        print(f"\nminirlhf: stopped; what was finished is kept{how}", file=sys.stderr)
         return INTERRUPTED
     return 0
 

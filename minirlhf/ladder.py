@@ -10,7 +10,9 @@ import torch
 from transformers import LlamaForCausalLM
 
 from minirlhf.engine.backbone import BASE
-from minirlhf.engine.checkpoint import whole_folder
+from minirlhf.engine.bookmark import Bookmark
+from minirlhf.engine.checkpoint import put_right, whole_folder
+from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import DataError, write_text
 from minirlhf.engine.settings import write_settings
@@ -35,24 +37,34 @@ HELD_OUT_SEED = 10**6  # no run is likely to pretrain on the documents of this s
 
 
 def make_base(
-    config: PretrainConfig, folder: Path, progress: Progress = no_progress
+    config: PretrainConfig, folder: Path, progress: Progress = no_progress, resume: bool = False
 ) -> LlamaForCausalLM:
     """Corpus, tokenizer, model: saved in `folder` as transformers and tokenizers save them.
 
-    Raises:  DataError where the folder is there already.
+    Args:    resume: go on where it was stopped, if anything was saved by then.
+    Raises:  DataError where the folder is there already, or another process makes it.
     """
-    if folder.exists():
-        raise DataError(f"{folder}: is there already; choose another --out")
-    texts = list(corpus(load_almanac(), config.documents, config.seed))
-    tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
-    model = new_model(config, tokenizer)
-    steps = Pretraining(config, model, tokenizer, texts)
-    for _ in progress(steps, len(steps), folder.name):
-        pass
-    with whole_folder(folder) as partial:
-        model.save_pretrained(partial)
-        tokenizer.save_pretrained(partial)
-        write_settings(partial / "settings.yaml", {"pretrain": config})
+    bookmark = Bookmark(folder.with_name(f"{folder.name}.state.safetensors"), {"pretrain": config})
+    with WriteLock(folder):
+        put_right(folder)
+        if folder.exists():
+            bookmark.remove()  # saved, and then killed
+            raise DataError(f"{folder}: is there already; choose another --out")
+        if resume and bookmark.file.is_file():
+            bookmark.read()
+        texts = list(corpus(load_almanac(), config.documents, config.seed))
+        tokenizer = train_tokenizer(texts, config.vocabulary, config.context_length)
+        model = new_model(config, tokenizer)
+        steps = Pretraining(config, model, tokenizer, texts)
+        done = bookmark.restore("pretrain", steps)
+        steps_left = bookmark.follow("pretrain", steps, done)
+        for _ in progress(steps_left, len(steps) - done, folder.name):
+            pass
+        with whole_folder(folder) as partial:
+            model.save_pretrained(partial)
+            tokenizer.save_pretrained(partial)
+            write_settings(partial / "settings.yaml", {"pretrain": config})
+        bookmark.remove()
     return model
 
 
@@ -94,15 +106,19 @@ def measure_base(name: str | Path, questions: int = 300, documents: int = 500) -
     return row
 
 
-def climb(folder: Path, sizes: Sequence[str], progress: Progress = no_progress) -> list[dict]:
+def climb(
+    folder: Path, sizes: Sequence[str], progress: Progress = no_progress, resume: bool = False
+) -> list[dict]:
     """Make the named rungs of LADDER and measure each; `ladder.json` and `ladder.png` grow along.
 
+    Args:    resume: go on where it was stopped; rungs that are there are measured, not made.
     Returns: for each rung its `model` and what `measure_base` found.
     Raises:  DataError where a rung is there already.
     """
     rows: list[dict] = []
     for name in sizes:
-        make_base(LADDER[name], folder / name, progress)
+        if not (resume and (folder / name).is_dir()):
+            make_base(LADDER[name], folder / name, progress, resume)
         rows.append({"model": name, **measure_base(folder / name)})
         write_text(folder / "ladder.json", json.dumps(rows, indent=1))
         scaling_curve(rows).savefig(folder / "ladder.png", dpi=130, facecolor="white")

@@ -1,24 +1,44 @@
 """The three stages end to end: one backbone, one run folder.
 
 SFT -> rankings -> reward model -> PPO -> PPO-ptx -> answers, table, report
+
+A run that was killed goes on from its bookmark to the very end it would have come to.
 """
 
+import contextlib
 import dataclasses
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from minirlhf.engine.backbone import Backbone, LoRA
-from minirlhf.engine.checkpoint import load_role, save_role
+from minirlhf.engine.bookmark import Bookmark, Stage
+from minirlhf.engine.checkpoint import load_role, put_right, save_role
+from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
-from minirlhf.engine.records import DataError, Ranking, write_records, write_text
+from minirlhf.engine.records import (
+    DataError,
+    Ranking,
+    checksum,
+    read_records,
+    write_records,
+    write_text,
+)
 from minirlhf.engine.rollout import score_texts
-from minirlhf.engine.settings import MAX_SEED, setting, validated, write_settings
+from minirlhf.engine.settings import (
+    MAX_SEED,
+    read_settings,
+    refuse_other_settings,
+    setting,
+    validated,
+    write_settings,
+)
+from minirlhf.engine.snapshot import load_snapshot
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
 from minirlhf.stages import ppo as ppo_stage
 from minirlhf.stages import reward as reward_stage
@@ -26,8 +46,10 @@ from minirlhf.stages import sft as sft_stage
 from minirlhf.tasks import Task, default_task, load_task
 
 Progress = Callable[[Iterable[dict], int, str], Iterator[dict]]
-Stage = sft_stage.SFT | reward_stage.RewardTraining | ppo_stage.PPO
 POLICIES = {"ppo": "PPO", "ppo-ptx": "PPO-ptx"}  # checkpoint folder -> name of the system
+ROLES = {"sft": "reference", "reward": "reward", "ppo": "policy", "ppo-ptx": "policy"}
+COMPARISONS = "comparisons.jsonl"
+ORDER = (*ROLES, "evaluate")  # what a run does; each stage makes the role above
 
 
 @validated
@@ -69,49 +91,124 @@ def no_progress(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]
     return iter(steps)
 
 
+def _checksum(task: Task) -> str:
+    """Of all records and texts of a task."""
+    return checksum([value for value in vars(task).values() if isinstance(value, list)])
+
+
 class Run:
     """One run: a folder, the settings, the task and the backbone. Each method is one step of it.
 
     The folder is not touched before the first step of a stage has gone well, so that bad input
-    leaves earlier results as they are.
+    leaves earlier results as they are; and it is this run's alone until `close`.
+
+    Args:    resume: go on where the run in the folder was stopped.
+    Raises:  DataError, one line, also where another process writes the folder or nothing can be
+             resumed there.
     """
 
-    def __init__(self, folder: str | Path, settings: Settings, progress: Progress = no_progress):
+    def __init__(
+        self,
+        folder: str | Path,
+        settings: Settings,
+        progress: Progress = no_progress,
+        resume: bool = False,
+    ):
         self.folder, self.settings, self.progress = Path(folder), settings, progress
         config = settings.run
         if settings.ppo.ptx_coef == 0:
             raise DataError("ppo.ptx_coef: 0.0 would make PPO-ptx the same as PPO")
-        name = default_task(config.model) if config.task == "auto" else config.task
-        self.task: Task = load_task(name, config.seed)
-        self.backbone: Backbone = load_backbone(
+        self.metrics = MetricsLog(self.folder / "metrics.jsonl")
+        self._lock = WriteLock(self.folder)
+        try:
+            name = default_task(config.model) if config.task == "auto" else config.task
+            self.task: Task = load_task(name, config.seed)
+            file = self.folder / "state.safetensors"
+            self.bookmark = Bookmark(file, settings.stages(), _checksum(self.task))
+            if resume:
+                self._take_up()
+            self.backbone = self._load_backbone()
+        except BaseException:
+            self.close()
+            raise
+
+    def _load_backbone(self) -> Backbone:
+        config, settings = self.settings.run, self.settings
+        backbone = load_backbone(
             config.model,
             config.quantize,
             None if config.full else settings.lora,
             seed=config.seed,
         )
-        context = self.backbone.context_length
+        context = backbone.context_length
         for name in ("max_new_tokens", "ptx_length"):
             if (value := getattr(settings.ppo, name)) >= context:
                 raise DataError(f"ppo.{name}: {value} leaves no room in the context of {context}")
-        self.metrics = MetricsLog(self.folder / "metrics.jsonl")
-        self.seconds: dict[str, float] = {}
+        return backbone
 
-    def _follow(self, stage: str, steps: Stage, label: str) -> None:
-        """Go through a stage's steps, show them, and log every one."""
-        started = time.perf_counter()
-        for step, stats in enumerate(self.progress(steps, len(steps), label), start=1):
+    def close(self) -> None:
+        """Let others write the folder."""
+        self._lock.release()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        self.close()
+
+    def _take_up(self) -> None:
+        """Find what a stopped run has left; where it had saved nothing yet, it starts over."""
+        recorded = self.folder / "settings.yaml"
+        if not self.folder.is_dir():
+            raise DataError(f"{self.folder}: no such run; leave out --resume")
+        for stage in ROLES:
+            put_right(self.folder / stage)
+        if self.bookmark.file.is_file():
+            self.bookmark.read()
+        elif any((self.folder / stage).is_dir() for stage in ROLES):
+            raise DataError(f"{self.folder}: no stage was stopped there, so none can be resumed")
+        elif recorded.is_file():
+            refuse_other_settings(self.folder, self.settings.stages(), read_settings(recorded))
+
+    def _follow(
+        self, stage: str, steps: Stage, label: str, rankings: Sequence[Ranking] = ()
+    ) -> None:
+        """Go through a stage's steps, show them, log every one; then save the role it made."""
+        done = self.bookmark.restore(stage, steps)
+        if done:
+            self.metrics.restart(stage, done)
+        steps_left = self.bookmark.follow(stage, steps, done)
+        shown = self.progress(steps_left, len(steps) - done, label)
+        for step, stats in enumerate(shown, start=done + 1):
             if step == 1:
-                self._begin(stage)
+                self._begin(stage, rankings)
             self.metrics.write(stage, step, stats)
-        self.seconds[stage] = time.perf_counter() - started
+        if isinstance(steps, ppo_stage.PPO):
+            steps.adopt_average()
+        save_role(self.backbone, ROLES[stage], self.folder / stage)
+        self.bookmark.save(ORDER[ORDER.index(stage) + 1])
 
-    def _begin(self, stage: str) -> None:
+    def _begin(self, stage: str, rankings: Sequence[Ranking]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             write_settings(self.folder / "settings.yaml", self.settings.stages())
+            if self.bookmark.file.exists():  # one of an earlier try would not fit the new metrics
+                self.bookmark.save(stage)
             self.metrics.restart(stage)
+            if rankings:
+                write_records(self.folder / COMPARISONS, rankings)
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def make(self, stage: str) -> None:
+        """Train a stage; in a run that is resumed, load it if it was finished."""
+        next_stage = self.bookmark.stage
+        if next_stage and ORDER.index(stage) < ORDER.index(next_stage):
+            self.load(stage, ROLES[stage])
+        elif stage in POLICIES:
+            self.ppo(stage)
+        else:
+            {"sft": self.sft, "reward": self.reward}[stage]()
 
     def sft(self) -> None:
         """Stage 1: `reference`, from demonstrations; select=score asks this run's reward model."""
@@ -133,15 +230,20 @@ class Run:
             task.pretraining,
         )
         self._follow("sft", steps, "SFT")
-        save_role(self.backbone, "reference", self.folder / "sft")
 
     def rankings(self) -> tuple[list[Ranking], list[Ranking]]:
-        """Comparison data (train, held out), sampled from the SFT model where need be."""
+        """Comparison data (train, held out), sampled from the SFT model where need be.
+
+        A reward model that was stopped half-way takes those it began with.
+        """
         config, started = self.settings.run, time.perf_counter()
-        rankings = self.task.collect_rankings(
-            self.backbone, config.rankings, config.seed, self.settings.ppo.max_new_tokens
-        )
-        self.seconds["rankings"] = time.perf_counter() - started
+        if self.bookmark.within("reward"):
+            rankings = read_records(self.folder / COMPARISONS, Ranking)
+        else:
+            rankings = self.task.collect_rankings(
+                self.backbone, config.rankings, config.seed, self.settings.ppo.max_new_tokens
+            )
+            self.bookmark.seconds["rankings"] = time.perf_counter() - started
         held_out = config.held_out(len(rankings))
         return rankings[held_out:], rankings[:held_out]
 
@@ -151,9 +253,7 @@ class Run:
         steps = reward_stage.RewardTraining(
             self.settings.reward, self.backbone, train, valid, self.task.demonstrations
         )
-        self._follow("reward", steps, "reward model")
-        write_records(self.folder / "comparisons.jsonl", valid + train)
-        save_role(self.backbone, "reward", self.folder / "reward")
+        self._follow("reward", steps, "reward model", valid + train)
 
     def ppo(self, stage: str) -> None:
         """Stage 3: `policy`, from the reward model; stage `ppo` or `ppo-ptx`."""
@@ -164,18 +264,22 @@ class Run:
             config, self.backbone, self.task.prompts, pretraining=self.task.pretraining
         )
         self._follow(stage, ppo, POLICIES[stage])
-        ppo.adopt_average()
-        save_role(self.backbone, "policy", self.folder / stage)
 
     def everything(self) -> list[Answer]:
         """SFT, reward model, PPO and PPO-ptx in a row; returns the answers of all systems."""
-        self.sft()
-        self.reward()
+        self.make("sft")
+        self.make("reward")
         answers = self.evaluate(self.task.systems)
         for stage, name in POLICIES.items():
-            self.ppo(stage)
+            self.make(stage)
             answers += self.evaluate([System(name, "policy")])
         return answers
+
+    def finish(self) -> None:
+        """Drop the bookmark, an earlier command's too, if nothing comes next but what was done."""
+        with contextlib.suppress(DataError):
+            if load_snapshot(self.bookmark.file)["stage"] == ORDER[-1]:
+                self.bookmark.remove()
 
     def load(self, stage: str, role: str) -> None:
         """Take a role from this run's folder, as an earlier command left it."""
@@ -209,7 +313,7 @@ class Run:
             "prompts": len(next(iter(systems.values()))),
             "systems": {name: summarise(found) for name, found in systems.items()},
             "reward_model": self._reward_model(),
-            "seconds": self._earlier_seconds() | self.seconds,
+            "seconds": self._earlier_seconds() | self.bookmark.seconds,
         }
         rows = [json.dumps(dataclasses.asdict(a), ensure_ascii=False) for a in answers]
         write_text(self.folder / "answers.jsonl", "\n".join(rows) + "\n")

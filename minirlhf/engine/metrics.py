@@ -1,6 +1,7 @@
 """Every metric that a stage reports: what it is, its unit, and where it should lie."""
 
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,10 +63,17 @@ class MetricsLog:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
-    def restart(self, stage: str) -> None:
-        """Forget the rows of a stage that is about to run again."""
+    def restart(self, stage: str, done: int = 0) -> None:
+        """Forget the rows of a stage that is about to run again, but not of its steps up to `done`.
+
+        Raises DataError where one of these is not there.
+        """
+        rows = read_metrics(self.path) if self.path.exists() else []
+        rows = [row for row in rows if row["stage"] != stage or row["step"] <= done]
+        found = sum(row["stage"] == stage for row in rows)
+        if found != done:
+            raise DataError(f"{self.path}: holds {found} of the {done} steps that {stage} has done")
         if self.path.exists():
-            rows = [row for row in read_metrics(self.path) if row["stage"] != stage]
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
     def write(self, stage: str, step: int, stats: dict[str, float]) -> None:
@@ -76,6 +84,7 @@ class MetricsLog:
         with self.path.open("a", encoding="utf-8", newline="\n") as file, naming(self.path):
             file.write(json.dumps(row) + "\n")
             file.flush()  # here a full disk shows, not when the file is closed
+            os.fsync(file.fileno())  # a saved state counts on the rows before it
 
 
 def read_metrics(path: str | Path) -> list[dict]:

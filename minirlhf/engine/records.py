@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -202,6 +203,11 @@ def as_rows(records: list[Record]) -> list[dict]:
         {k: v for k, v in dataclasses.asdict(r).items() if k != "where" and v not in ("", ())}
         for r in records
     ]
+
+
+def checksum(data: Any) -> str:
+    """SHA-256 of records, or of lists of them: the same as long as nothing that counts changes."""
+    return hashlib.sha256(repr(data).encode()).hexdigest()
 
 
 @contextlib.contextmanager

@@ -143,6 +143,20 @@ def write_settings(path: str | Path, settings: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
 
 
+def refuse_other_settings(where: Path, settings: dict[str, Any], earlier: dict[str, dict]) -> None:
+    """DataError that names the first setting which is not as it was in the run that goes on.
+
+    Args: where: what holds the run; settings: {stage: settings object}; earlier: their values then.
+    """
+    for stage, item in settings.items():
+        for name, value in vars(item).items():
+            was = earlier.get(stage, {}).get(name)
+            if value != was:
+                raise DataError(
+                    f"{where}: cannot be resumed with {stage}.{name}: {value}; it began with {was}"
+                )
+
+
 def paper_values(settings: Any) -> dict[str, Any]:
     """The paper's value of each setting that has one."""
     return {

@@ -8,10 +8,7 @@ damage and careless edits (it is no signature, so it does not stop a forger).
 import copy
 import hashlib
 import json
-import math
 import os
-import time
-from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +22,6 @@ from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.checkpoint import reason
 from minirlhf.engine.records import DataError, to_disk
 
-SAVE_EVERY = 60.0  # seconds of training between two snapshots: a kill costs no more than that
 TENSOR = "$tensor"  # stands in the JSON where a tensor was, with its name
 
 
@@ -69,19 +65,6 @@ def load_snapshot(path: str | Path) -> dict[str, Any]:
     if card["sha256"] != _checksum(card["values"], tensors):
         raise DataError(f"{path}: is damaged: its contents are not those that were saved")
     return _with_tensors(json.loads(card["values"]), tensors)
-
-
-def saving(steps: Iterable[dict], save: Callable[[], None]) -> Iterator[dict]:
-    """Go through a stage's steps; after the first, and every `SAVE_EVERY` seconds, call `save`.
-
-    It is called once the step's metrics have been dealt with, when the next step is asked for.
-    """
-    saved = -math.inf
-    for stats in steps:
-        yield stats
-        if time.monotonic() - saved >= SAVE_EVERY:
-            save()
-            saved = time.monotonic()
 
 
 def role_state(backbone: Backbone, role: str) -> dict[str, Any]:

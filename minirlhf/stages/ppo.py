@@ -208,6 +208,8 @@ class PPO:
 
     def __next__(self) -> dict[str, float]:
         if self.update >= self.config.updates:
+            for role in self.optimisers:  # kernels may round otherwise for what can be trained
+                self.backbone.train_role(role, trainable=False)
             raise StopIteration
         started = time.perf_counter()
         batch = [next(self._prompt_order) for _ in range(self.config.rollout_batch_size)]

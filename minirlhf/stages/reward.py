@@ -18,7 +18,7 @@ from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes
 from minirlhf.engine.optimisation import adam, cosine, finite, optimiser_step
-from minirlhf.engine.records import Demonstration, Ranking
+from minirlhf.engine.records import Demonstration, Ranking, checksum
 from minirlhf.engine.rollout import score_texts
 from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
@@ -125,10 +125,16 @@ class RewardTraining:
             "role": role_state(self.backbone, "reward"),
             "optimiser": optimiser_state(self.optimiser),
             "batches": self._batches.state(),
+            "rankings": checksum([self.train, self.valid]),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on where `state` was taken, with the same settings, `init` and rankings."""
+        """Go on where `state` was taken, with the same settings, `init` and rankings.
+
+        Raises ValueError where the rankings are others.
+        """
+        if state["rankings"] != checksum([self.train, self.valid]):
+            raise ValueError("the rankings are not those that it began with")
         self.step = state["step"]
         restore_role(self.backbone, "reward", state["role"])
         restore_optimiser(self.optimiser, state["optimiser"])
