@@ -18,6 +18,7 @@ from typing import Any
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.bookmark import Bookmark, Stage
 from minirlhf.engine.checkpoint import load_role, put_right, save_role
+from minirlhf.engine.decoder import FAMILIES
 from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
@@ -61,6 +62,9 @@ class RunConfig:
     quantize: str = setting("none", "4bit = NF4 with double quantisation", choices=QUANTIZE)
     task: str = setting("auto", "which data", choices=("auto", "almanac", "api", "handmade"))
     full: bool = setting(False, "tune all weights instead of LoRA adapters (small models)")
+    checkpointing: bool = setting(
+        False, "compute activations again in backward: far less memory, a third more time"
+    )
     rankings: int = setting(1_000, "prompts whose K responses are ranked", paper=33_207, least=8)
     valid_rankings: int = setting(60, "of these, held out", paper=17_887, least=1)
     test_prompts: int = setting(300, "held-out prompts in the result table", least=1)
@@ -140,6 +144,10 @@ class Run:
             None if config.full else settings.lora,
             seed=config.seed,
         )
+        if config.checkpointing and not backbone.written_out:
+            known = ", ".join(FAMILIES)
+            raise DataError(f"run.checkpointing: only models of these kinds can: {known}")
+        backbone.checkpointing = config.checkpointing
         context = backbone.context_length
         for name in ("max_new_tokens", "ptx_length"):
             if (value := getattr(settings.ppo, name)) >= context:
@@ -299,6 +307,7 @@ class Run:
                 config.seed,
                 config.temperature,
                 task.judge,
+                self.settings.ppo.microbatch_size,
             )
         return found
 

@@ -54,6 +54,26 @@ def test_everything_in_one_call(settings, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text(encoding="utf-8")) == results
 
 
+def test_checkpointing_changes_the_memory_and_nothing_else(settings, tmp_path):
+    runs = []
+    for checkpointing in (False, True):
+        run = dataclasses.replace(settings.run, checkpointing=checkpointing)
+        some = dataclasses.replace(settings, run=run)
+        runs.append(Run(tmp_path / str(checkpointing), some))
+        runs[-1].sft()
+    assert [run.backbone.checkpointing for run in runs] == [False, True]
+    weights = [run.backbone.weights("reference") for run in runs]
+    for name in weights[0]:
+        assert torch.allclose(weights[0][name], weights[1][name], atol=1e-6)
+
+
+def test_checkpointing_is_refused_where_it_would_do_nothing(settings, tmp_path, monkeypatch):
+    monkeypatch.setattr("minirlhf.engine.decoder.can_read", lambda model: False)
+    run = dataclasses.replace(settings.run, checkpointing=True)
+    with pytest.raises(DataError, match=r"run.checkpointing: .*llama, mistral, qwen2"):
+        Run(tmp_path / "run", dataclasses.replace(settings, run=run))
+
+
 def test_same_settings_same_answers(settings, tmp_path):
     runs = [run_all(tmp_path / name, settings) for name in ("a", "b")]
     assert runs[0][2] == runs[1][2]

@@ -104,7 +104,8 @@ class RewardTraining:
         if self.step >= len(self):
             self.backbone.train_role("reward", trainable=False)
             if self.demonstrations:
-                centre(self.backbone, self.demonstrations)
+                # about as many texts at once as a micro-batch has responses
+                centre(self.backbone, self.demonstrations, 4 * config.microbatch_size)
             raise StopIteration
         rate = config.learning_rate * cosine(self.step, len(self), config.final_rate)
         rankings = [self.train[i] for i in next(self._batches).tolist()]
@@ -176,12 +177,15 @@ def evaluate(
 
 
 @torch.no_grad()
-def centre(backbone: Backbone, demonstrations: Sequence[Demonstration]) -> float:
+def centre(
+    backbone: Backbone, demonstrations: Sequence[Demonstration], batch_size: int = 64
+) -> float:
     """Shift the reward model's bias so that demonstrations score 0 on average; returns the shift.
 
     Rankings fix only differences of scores, so the zero has to be chosen: the paper puts it here.
     """
-    scores = score_texts(backbone, demonstrations, [d.response for d in demonstrations])
+    texts = [d.response for d in demonstrations]
+    scores = score_texts(backbone, demonstrations, texts, batch_size)
     shift = -sum(scores) / len(scores)
     backbone.heads["reward"].bias += shift
     return shift

@@ -150,7 +150,7 @@ class SFT:
         if not self.valid:
             return stats
         config, given = self.config, (self.backbone, self.role, self.encoder)
-        stats["valid_loss"] = validation_loss(*given, self._valid_pairs, config.batch_size)
+        stats["valid_loss"] = validation_loss(*given, self._valid_pairs, config.microbatch_size)
         if self.score:
             prompts = [Prompt(d.prompt, d.id) for d in self.valid]
             asked = [p for p, _ in self._valid_pairs]
