@@ -168,8 +168,10 @@ def entropy(logits: Tensor) -> Tensor:
     >>> round(entropy(torch.zeros(8)).item(), 4)  # log 8
     2.0794
     """
-    logprobs = full_precision(logits).log_softmax(-1)
-    return -(logprobs.exp() * torch.where(logprobs > -torch.inf, logprobs, 0.0)).sum(-1)
+    logits = full_precision(logits)
+    # log Z - E[z]: one (..., V) tensor less than -sum p log p, and finite where p is 0
+    finite = logits.where(logits > -torch.inf, 0.0)
+    return logits.logsumexp(-1) - torch.linalg.vecdot(logits.softmax(-1), finite)
 
 
 @torch.no_grad()
