@@ -97,6 +97,7 @@ def main() -> None:
         peft_config=lora(settings, task_type="CAUSAL_LM") if settings["rank"] else None,
         callbacks=[Turns(channel, figures)],
     )
+    trainer.remove_callback(transformers.PrinterCallback)
     trainable = sum(p.numel() for p in trainer.model.parameters() if p.requires_grad)
     figures["trainable"] = trainable
     trainer.train()
