@@ -83,6 +83,7 @@ def test_stages_one_by_one_give_the_same_run(finished, tiny_flags, tmp_path):
     for command in ("reward", "ppo", "evaluate"):
         assert main([command, "--name", "parts"]) == 0
     whole, parts = finished, tmp_path / "runs" / "parts"
+    assert {p.name for p in parts.iterdir()} == {p.name for p in whole.iterdir()}
     for file in ("settings.yaml", "answers.jsonl", "comparisons.jsonl"):
         assert (parts / file).read_bytes() == (whole / file).read_bytes(), file
     rows = [read_metrics(folder / "metrics.jsonl") for folder in (whole, parts)]

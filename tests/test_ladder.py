@@ -104,6 +104,11 @@ def test_the_command_makes_the_rungs_that_are_named(tmp_path, monkeypatch, capsy
     assert [row["model"] for row in rows] == ["moonlet-300k"]
     assert main(["ladder", "--out", out, "--sizes", "moonlet-300k"]) == 2
     assert "is there already" in capsys.readouterr().err
+    before = (tmp_path / "ladder" / "moonlet-300k" / "model.safetensors").stat().st_mtime_ns
+    assert main(["ladder", "--out", out, "--sizes", "moonlet-300k", "--resume"]) == 0
+    after = (tmp_path / "ladder" / "moonlet-300k" / "model.safetensors").stat().st_mtime_ns
+    assert before == after  # what is finished is measured again, not made again
+    assert json.loads((tmp_path / "ladder" / "ladder.json").read_text()) == rows
     with pytest.raises(SystemExit, match="2"):
         main(["ladder", "--sizes", "moonlet-9t"])
     assert "invalid choice: 'moonlet-9t'" in capsys.readouterr().err

@@ -128,6 +128,7 @@ def _save_adapter(backbone: Backbone, role: str, folder: Path) -> None:
         config.modules_to_save = ["score"]
         state["base_model.model.score.weight"] = backbone.heads[role].weight
     config.inference_mode = True
+    config.target_modules = sorted(config.target_modules)  # peft writes a set, in any order
     config.save_pretrained(folder)
     save_file(
         {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()},

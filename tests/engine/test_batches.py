@@ -7,6 +7,7 @@ from tokenizers.processors import TemplateProcessing
 from minirlhf.engine.batches import (
     CHAT_TEMPLATE,
     Encoder,
+    Passes,
     length_grouped_batches,
     packed_blocks,
 )
@@ -292,6 +293,32 @@ def test_batches_differ_from_epoch_to_epoch_and_repeat_with_the_seed():
     assert epochs[0] == grouped(lengths, 8)
     longest = [max(lengths[i] for i in b) for b in epochs[0]]
     assert longest != sorted(longest)  # easy, short examples do not all come first
+
+
+def shuffled(own):
+    return torch.randperm(5, generator=own).tolist()
+
+
+def test_passes_are_those_of_one_generator():
+    generator = torch.Generator().manual_seed(7)
+    expected = [i for _ in range(4) for i in shuffled(generator)]
+    passes = Passes(shuffled, seed=7)
+    assert [next(passes) for _ in range(20)] == expected
+    assert expected[:5] != expected[5:10]
+
+
+@pytest.mark.parametrize("taken", [0, 1, 4, 5, 6, 12])
+def test_passes_go_on_where_their_state_was_taken(taken):
+    passes = Passes(shuffled, seed=7)
+    for _ in range(taken):
+        next(passes)
+    state = passes.state()
+    rest = [next(passes) for _ in range(11)]
+    other = Passes(shuffled, seed=0)
+    next(other)
+    for _ in range(2):  # a state can be used twice
+        other.restore(state)
+        assert [next(other) for _ in range(11)] == rest
 
 
 def test_blocks_are_full_and_documents_end_with_eos(tokenizer):

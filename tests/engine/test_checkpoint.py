@@ -23,6 +23,7 @@ from minirlhf.engine.checkpoint import (
     load_role,
     merged_weights,
     open_checkpoint,
+    put_right,
     read_card,
     save_role,
     whole_folder,
@@ -245,6 +246,17 @@ def test_a_failure_while_renaming_leaves_the_old_folder(tmp_path, monkeypatch, s
     assert contents(tmp_path) == {str(folder.relative_to(tmp_path) / "weights"): b"old"}
 
 
+def test_what_a_kill_left_is_put_right(tmp_path):
+    """Killed between the two renames; before them; and after them, before the old one had gone."""
+    for name in (".ppo.1.old", ".ppo.2.partial", ".sft.1.partial", "reward", ".reward.1.old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "weights").write_text(name, encoding="utf-8")
+    for stage in ("ppo", "sft", "reward", "ppo-ptx"):
+        put_right(tmp_path / stage)
+    assert contents(tmp_path) == {"ppo/weights": b".ppo.1.old", "reward/weights": b"reward"}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ppo", "reward"]
+
+
 def test_a_full_disk_is_one_line(trained, tmp_path, monkeypatch):
     from safetensors import SafetensorError
 
@@ -293,6 +305,22 @@ def test_damaged_weights_are_refused(saved, new_backbone, lora, damage):
     file = weights_file(saved / "policy", lora)
     file.write_bytes(file.read_bytes()[:-100] if damage is None else damage)
     refused(new_backbone(lora), "policy", saved / "policy", "is damaged")
+
+
+def test_tampering_is_refused(saved, new_backbone, lora):
+    """A file that is whole and well formed, but not the one that was saved."""
+    file, card = weights_file(saved / "reward", lora), saved / "reward" / CARD
+    whole, written = file.read_bytes(), card.read_text(encoding="utf-8")
+    for place in (len(whole) - 1, len(whole) - 1_001):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        file.write_bytes(changed)
+        refused(new_backbone(lora), "reward", saved / "reward", "is damaged: weights or card are")
+    file.write_bytes(whole)
+    card.write_text(written.replace("-0.75", "-0.5"), encoding="utf-8")
+    refused(new_backbone(lora), "reward", saved / "reward", "is damaged: weights or card are")
+    card.write_text(json.dumps(json.loads(written)), encoding="utf-8")  # only laid out otherwise
+    load_role(new_backbone(lora), "reward", saved / "reward")
 
 
 def test_missing_parts_are_refused(saved, new_backbone, lora):

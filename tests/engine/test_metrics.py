@@ -46,6 +46,18 @@ def test_a_stage_that_runs_again_loses_its_own_rows_only(log):
     assert [row["stage"] for row in read_metrics(log.path)] == ["reward"]
 
 
+def test_a_stage_that_goes_on_keeps_the_rows_of_its_steps_so_far(log):
+    for stage, step in (("sft", 1), ("reward", 1), ("reward", 2), ("reward", 3)):
+        log.write(stage, step, {"epoch": 1.0})
+    log.restart("reward", 2)
+    rows = [(row["stage"], row["step"]) for row in read_metrics(log.path)]
+    assert rows == [("sft", 1), ("reward", 1), ("reward", 2)]
+    before = log.path.read_bytes()
+    with pytest.raises(DataError, match=r"metrics\.jsonl: holds 2 of the 5 steps that reward has"):
+        log.restart("reward", 5)
+    assert log.path.read_bytes() == before
+
+
 def test_a_torn_last_line_is_dropped(log):
     """As a run leaves it that was killed while it wrote; the next stage must not fail on it."""
     log.write("sft", 1, {"epoch": 1.0})
