@@ -157,15 +157,28 @@ def _attention(block, role, number, where, cache, hidden: Tensor) -> Tensor:
     queries, keys = _rotate(queries, where), _rotate(keys, where)
     if cache is not None:
         keys, values = cache.extend(number, keys, values)
-    out = F.scaled_dot_product_attention(
+    out = _attend(queries, keys, values, where.mask)
+    return project(block.o_proj, out.transpose(1, 2).reshape(batch, length, -1), role)
+
+
+def _attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of queries (B, H, T, d); without a mask, to all that came before."""
+    groups = queries.shape[1] // keys.shape[1]
+    if groups > 1 and not _knows_groups(keys.device, mask):
+        keys, values = (heads.repeat_interleave(groups, 1) for heads in (keys, values))
+    return F.scaled_dot_product_attention(
         queries,
         keys,
         values,
-        attn_mask=where.mask,
-        is_causal=where.mask is None and length > 1,
+        attn_mask=mask,
+        is_causal=mask is None and queries.shape[2] > 1,
         enable_gqa=queries.shape[1] != keys.shape[1],
     )
-    return project(block.o_proj, out.transpose(1, 2).reshape(batch, length, -1), role)
+
+
+def _knows_groups(device: torch.device, mask: Tensor | None) -> bool:
+    """Whether a kernel shares keys among queries; CUDA would write out (T, T) scores for a mask."""
+    return device.type == "cpu" or mask is None
 
 
 def _rotate(heads: Tensor, where: Places) -> Tensor:
@@ -273,14 +286,7 @@ def read_on(
         turned, values = qkv.view(batch, length, -1, 2 * half).split((queries + heads, heads), 2)
         turned = torch.addcmul(turned * cos, turned.roll(half, -1), sin).transpose(1, 2)
         keys, values = cache.extend(number, turned[:, queries:], values.transpose(1, 2))
-        attention = F.scaled_dot_product_attention(
-            turned[:, :queries],
-            keys,
-            values,
-            attn_mask=where.mask,
-            is_causal=where.mask is None and length > 1,
-            enable_gqa=queries != heads,
-        )
+        attention = _attend(turned[:, :queries], keys, values, where.mask)
         attention = attention.transpose(1, 2).reshape(batch * length, -1)
         hidden = torch.addmm(hidden, attention, weights.out)
         entering = _norm(layer.post_attention_layernorm, hidden)

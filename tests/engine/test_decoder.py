@@ -115,6 +115,14 @@ def test_the_pass_is_transformers_own(model, tokenizer, batch, role, lora):
     assert torch.allclose(backbone.logits(role, ids, whole), logits, atol=2e-5)
 
 
+def test_keys_are_repeated_where_no_kernel_shares_them(model, tokenizer, batch, monkeypatch):
+    backbone = on(model, tokenizer)
+    shared = backbone.logits("reference", *batch)
+    monkeypatch.setattr(decoder, "_knows_groups", lambda device, mask: False)
+    repeated = backbone.logits("reference", *batch)
+    assert torch.allclose(repeated[batch[1]], shared[batch[1]], atol=2e-5)
+
+
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_gradients_are_transformers_own(model, tokenizer, batch, checkpointing):
     backbone = on(model, tokenizer)
