@@ -189,6 +189,11 @@ def bars(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]:
             yield stats
 
 
+def tell(text: str) -> None:
+    """What a guard has found, in a line of its own above the progress."""
+    tqdm.write(f"minirlhf: {text}", file=sys.stderr)
+
+
 def run_folder(name: str | None, model: str, fresh: bool) -> Path:
     """runs/NAME; a fresh run never takes a folder that holds something already."""
     wanted = Path("runs") / (name or Path(model).resolve().name)
@@ -214,7 +219,7 @@ def stage_command(args: argparse.Namespace) -> None:
     earlier = folder / "settings.yaml"
     known = (command != "run" or resume) and earlier.is_file()
     settings = settings_from(args, earlier if known else None)
-    with Run(folder, settings, bars, resume) as run:
+    with Run(folder, settings, bars, resume, tell) as run:
         if run.bookmark.stage not in ("", *(MAKES.get(command, ORDER))):
             raise DataError(
                 f"{folder}: {run.bookmark.stage} comes next there, not {command}; go on with: "

@@ -19,9 +19,11 @@ from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.bookmark import Bookmark, Stage
 from minirlhf.engine.checkpoint import load_role, put_right, save_role
 from minirlhf.engine.decoder import FAMILIES
+from minirlhf.engine.health import Watch
 from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.metrics import MetricsLog, read_metrics
 from minirlhf.engine.models import QUANTIZE, load_backbone
+from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.records import (
     DataError,
     Ranking,
@@ -95,6 +97,10 @@ def no_progress(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]
     return iter(steps)
 
 
+def no_word(text: str) -> None:
+    """The quiet way to hear of what the guards have found."""
+
+
 def _checksum(task: Task) -> str:
     """Of all records and texts of a task."""
     return checksum([value for value in vars(task).values() if isinstance(value, list)])
@@ -106,7 +112,8 @@ class Run:
     The folder is not touched before the first step of a stage has gone well, so that bad input
     leaves earlier results as they are; and it is this run's alone until `close`.
 
-    Args:    resume: go on where the run in the folder was stopped.
+    Args:    resume: go on where the run in the folder was stopped; tell: is called with what the
+             guards of `engine.health` find, a text each.
     Raises:  DataError, one line, also where another process writes the folder or nothing can be
              resumed there.
     """
@@ -117,8 +124,10 @@ class Run:
         settings: Settings,
         progress: Progress = no_progress,
         resume: bool = False,
+        tell: Callable[[str], None] = no_word,
     ):
-        self.folder, self.settings, self.progress = Path(folder), settings, progress
+        self.folder, self.settings = Path(folder), settings
+        self.progress, self.tell = progress, tell
         config = settings.run
         if settings.ppo.ptx_coef == 0:
             raise DataError("ppo.ptx_coef: 0.0 would make PPO-ptx the same as PPO")
@@ -186,11 +195,19 @@ class Run:
         if done:
             self.metrics.restart(stage, done)
         steps_left = self.bookmark.follow(stage, steps, done)
-        shown = self.progress(steps_left, len(steps) - done, label)
-        for step, stats in enumerate(shown, start=done + 1):
-            if step == 1:
-                self._begin(stage, rankings)
-            self.metrics.write(stage, step, stats)
+        earlier = read_metrics(self.metrics.path) if done else []
+        watch, step = Watch(row for row in earlier if row["stage"] == stage), done
+        try:
+            for stats in self.progress(steps_left, len(steps) - done, label):
+                step += 1
+                if step == 1:
+                    self._begin(stage, rankings)
+                self.metrics.write(stage, step, stats)
+                for finding in watch.see(stats):
+                    self.tell(f"{label}, {finding}")
+        except NotFinite as error:
+            good = self._last_good(stage)
+            raise NotFinite(f"{stage}, step {step + 1}: {error}; {good}") from None
         if isinstance(steps, ppo_stage.PPO):
             steps.adopt_average()
         save_role(self.backbone, ROLES[stage], self.folder / stage)
@@ -207,6 +224,14 @@ class Run:
                 write_records(self.folder / COMPARISONS, rankings)
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
+
+    def _last_good(self, stage: str) -> str:
+        """Where weights are that are whole, for the line that a stage stops with."""
+        good = {"sft": [], "reward": ["sft"]}.get(stage, ["reward"])
+        places = [f"{self.folder / before}" for before in good]
+        if self.bookmark.stage == stage and self.bookmark.step:
+            places.insert(0, f"{self.bookmark.file} (step {self.bookmark.step})")
+        return f"the last good checkpoint: {', '.join(places) or 'none, this run had only begun'}"
 
     def make(self, stage: str) -> None:
         """Train a stage; in a run that is resumed, load it if it was finished."""

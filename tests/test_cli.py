@@ -304,7 +304,8 @@ def test_a_diverged_run_says_so(data, tiny_flags, capsys, monkeypatch):
     monkeypatch.setattr(sft, "response_loss", lambda *args: loss(*args) * float("nan"))
     assert main(["sft", "--name", "mine", *tiny_flags]) == 1
     error = capsys.readouterr().err
-    assert "stopped: the gradient's norm is nan; try a lower learning rate" in error
+    assert "minirlhf: stopped: sft, step 1: gradient of reference.model.layers.0." in error
+    assert "try a lower learning rate; the last good checkpoint: none, this run had only" in error
     assert "Traceback" not in error
 
 

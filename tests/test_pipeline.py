@@ -1,7 +1,10 @@
 """minirlhf.pipeline, tasks and evaluate: what the commands stand on, called from Python."""
 
 import dataclasses
+import itertools
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -10,18 +13,22 @@ from minirlhf.engine.backbone import LoRA
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.metrics import read_metrics
 from minirlhf.engine.models import load_backbone
+from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.records import DataError, Prompt, Ranking
 from minirlhf.engine.rollout import response_logprobs, sample, score_texts
 from minirlhf.evaluation import evaluate
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts, summarise
-from minirlhf.pipeline import POLICIES, Run, RunConfig, Settings, no_progress
-from minirlhf.stages.ppo import PPOConfig
+from minirlhf.pipeline import POLICIES, ROLES, Run, RunConfig, Settings, no_progress
+from minirlhf.stages import ppo, reward, sft
+from minirlhf.stages.ppo import PPO, PPOConfig
 from minirlhf.stages.reward import RewardConfig
 from minirlhf.stages.sft import SFTConfig
 from minirlhf.tasks import almanac_task, api_task, default_task, handmade_task
 from minirlhf.world.almanac import load_almanac
 from minirlhf.world.judge import Judge
 from minirlhf.world.prompts import fact_of
+
+MODULES = {"sft": sft, "reward": reward, "ppo": ppo, "ppo-ptx": ppo}
 
 
 @pytest.fixture
@@ -102,6 +109,54 @@ def test_progress_sees_every_step(settings, tmp_path):
     run_all(tmp_path / "run", settings, progress)
     assert [label for label, *_ in seen] == ["SFT", "reward model", *POLICIES.values()]
     assert all(count == total for _, count, total in seen), seen
+
+
+def test_what_the_guards_find_is_told_once(settings, tmp_path, monkeypatch):
+    """A policy whose KL the log says is far too large, from the first row on."""
+    step = PPO.__next__
+    monkeypatch.setattr(PPO, "__next__", lambda self: step(self) | {"ref_kl": 99.0})
+    settings.ppo = dataclasses.replace(settings.ppo, updates=5, rollout_batch_size=2)
+    told = []
+    with Run(tmp_path / "run", settings, tell=told.append) as run:
+        run.sft()
+        run.reward()
+        told.clear()  # two rankings are held out: what is said of them does not matter here
+        run.ppo("ppo")
+    [text] = told
+    assert text.startswith("PPO, step 3: exploding KL. The policy is 99 nats per response away")
+
+
+@pytest.mark.parametrize(
+    "stage, step, before",
+    [("sft", 2, []), ("reward", 1, ["sft"]), ("ppo", 2, ["reward"]), ("ppo-ptx", 1, ["reward"])],
+)
+def test_nan_names_stage_step_and_the_last_good_checkpoint(
+    settings, tmp_path, monkeypatch, stage, step, before
+):
+    settings.ppo = dataclasses.replace(settings.ppo, updates=3)
+    settings.sft = dataclasses.replace(settings.sft, epochs=3)
+    folder, module = tmp_path / "run", MODULES[stage]
+    calls, optimiser_step = itertools.count(1), module.optimiser_step
+    broken = 2 * step - 1 if module is ppo else step  # PPO steps its value model as well
+
+    def breaks(optimiser, *args):
+        if next(calls) == broken:
+            optimiser.param_groups[0]["params"][0].grad[0] = math.nan
+        return optimiser_step(optimiser, *args)
+
+    with Run(folder, settings) as run:
+        for earlier in ("sft", "reward")[: list(MODULES).index(stage)]:
+            run.make(earlier)
+        monkeypatch.setattr(module, "optimiser_step", breaks)
+        with pytest.raises(NotFinite) as caught:
+            run.make(stage)
+    text, role = str(caught.value), ROLES[stage]
+    assert re.match(rf"{stage}, step {step}: gradient of {role}\.model\.layers\.0\.[\w.]+: ", text)
+    places = ["state.safetensors (step 1)"] * (step > 1) + before
+    good = ", ".join(f"{folder}/{place}" for place in places) or "none, this run had only begun"
+    assert text.endswith(f"; the last good checkpoint: {good}")
+    for place in places:
+        assert (folder / place.removesuffix(" (step 1)")).exists()
 
 
 def test_ppo_and_ppo_ptx_start_alike_and_part(settings, tmp_path):

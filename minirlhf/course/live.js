@@ -246,7 +246,7 @@ function render({ model, el }) {
   const { first, last, sliders, plots } = model.get("setup");
   const points = new Map(); // update -> [value of each curve]
   const samples = new Map(); // update -> [[prompt, answer], ...]
-  let news = { state: "ready", update: first, values: {}, pending: [], changes: [] };
+  let news = { state: "ready", update: first, values: {}, pending: [], changes: [], findings: [] };
   let hovered = null;
   let frame = 0;
   const send = (message) => model.send(message);
@@ -270,6 +270,8 @@ function render({ model, el }) {
   progress.append(done);
   const error = element("pre", "error");
   error.setAttribute("role", "alert");
+  const findings = element("ul", "findings");
+  findings.setAttribute("aria-live", "polite");
   const controls = element("div", "controls");
   const dials = sliders.map((spec) => new Slider(spec, send));
   controls.append(...dials.map((dial) => dial.node));
@@ -278,7 +280,7 @@ function render({ model, el }) {
   grid.append(...charts.map((chart) => chart.node));
   const legend = element("div", "legend");
   const answers = element("div", "answers");
-  root.append(bar, progress, error, controls, grid, legend, answers);
+  root.append(bar, progress, error, findings, controls, grid, legend, answers);
   el.append(root);
 
   function drawBar() {
@@ -298,10 +300,19 @@ function render({ model, el }) {
     main.disabled = step.disabled = ended || news.state === "stopping";
     stop.disabled = main.disabled || news.state === "ready";
     error.textContent = news.error ?? "";
+    if (findings.children.length !== news.findings.length) drawFindings();
     for (const dial of dials) {
       const name = dial.spec.name;
       dial.show(news.values[name] ?? null, news.pending.includes(name), ended);
     }
+  }
+
+  function drawFindings() {
+    findings.replaceChildren(...news.findings.map(([name, update, saw, advice]) => {
+      const item = element("li", "");
+      item.append(element("b", "", `Update ${update}: ${name}.`), ` ${saw} ${advice}`);
+      return item;
+    }));
   }
 
   function drawPlots() {

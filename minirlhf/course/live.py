@@ -23,6 +23,7 @@ from minirlhf.course.live_view import (
     panel_setup,
     plain,
 )
+from minirlhf.engine.health import Finding, Watch
 
 ENDED = ("finished", "stopped", "failed")
 Sample = Callable[[int], Sequence[tuple[str, str]]]
@@ -40,7 +41,8 @@ class LiveRun:
     Raises:  ValueError for an unknown curve, or for more updates than are left.
 
     Put it last in a cell to see the panel. `history` holds the metrics so far, `changes` what was
-    changed by hand, `samples` the answers by update.
+    changed by hand, `samples` the answers by update, `findings` what the guards of `engine.health`
+    have seen.
     """
 
     _latest: ClassVar[Callable[[], Optional["LiveRun"]]] = lambda: None  # a weak reference
@@ -63,8 +65,10 @@ class LiveRun:
         self.last = self.first + count
         self.history: list[dict[str, float]] = []
         self.changes: list[Change] = []
+        self.findings: list[Finding] = []
         self.samples: dict[int, list[tuple[str, str]]] = {}
         self.error: BaseException | None = None
+        self._watch = Watch()
         self._seconds: list[float] = []
         self._pending: dict[str, float] = {}
         self._state, self._wish, self._steps = "ready", "go", 0
@@ -292,6 +296,8 @@ class LiveRun:
     def _record(self, stats: dict[str, float], seconds: float) -> None:
         with self._turn:
             self.history.append(dict(stats))
+            found = self._watch.see(stats)
+            self.findings += [one._replace(step=self.first + one.step) for one in found]
             self._seconds = [*self._seconds[-9:], seconds]
             self._tell()
 
@@ -329,6 +335,7 @@ class LiveRun:
             "values": {name: plain(value) for name, value in (values | self._pending).items()},
             "pending": sorted(self._pending),
             "changes": [list(change) for change in self.changes],
+            "findings": [list(finding) for finding in self.findings],
             "points": points,
             "samples": [[update, self.samples[update]] for update in sorted(shown)],
             "error": self.error and f"{type(self.error).__name__}: {self.error}",

@@ -28,13 +28,14 @@ class Bookmark:
 
     Args:    file; settings: {stage: settings object}; data: a checksum. A run that goes on must
              have the same of both, or it would not come to the same end.
-    Holds    `stage`, the one that comes next, "" at first; `seconds`, what each has taken so far.
+    Holds    `stage`, the one that comes next, "" at first; `step`, how many of its steps the saved
+             state has; `seconds`, what each has taken so far.
     """
 
     def __init__(self, file: str | Path, settings: dict[str, Any], data: str = ""):
         self.file, self.settings, self.data = Path(file), settings, data
         self.stage, self.seconds = "", {}
-        self._step, self._training = 0, None
+        self.step, self._training = 0, None
 
     def read(self) -> None:
         """Take up the state that a stopped run has left.
@@ -49,11 +50,11 @@ class Bookmark:
         if state["data"] != self.data:
             raise DataError(f"{self.file}: cannot be resumed: the data is not what it was")
         self.stage, self.seconds = state["stage"], state["seconds"]
-        self._step, self._training = state["step"], state["training"]
+        self.step, self._training = state["step"], state["training"]
 
     def save(self, stage: str, step: int = 0, training: dict[str, Any] | None = None) -> None:
         """Write down what comes next: a stage from its beginning, or from its middle."""
-        self.stage = stage
+        self.stage, self.step = stage, step
         state = {"settings": {name: vars(item) for name, item in self.settings.items()}}
         state |= {"data": self.data, "seconds": self.seconds}
         save_snapshot(self.file, {**state, "stage": stage, "step": step, "training": training})
@@ -72,7 +73,7 @@ class Bookmark:
             steps.restore(training)
         except (KeyError, ValueError, RuntimeError) as error:
             raise DataError(f"{self.file}: does not fit {stage}: {error}") from None
-        return self._step
+        return self.step
 
     def follow(self, stage: str, steps: Stage, done: int) -> Iterator[dict[str, float]]:
         """Go through the steps after the first `done`; save after one and every `SAVE_EVERY` s.

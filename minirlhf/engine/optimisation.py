@@ -78,7 +78,9 @@ def optimiser_step(optimiser: torch.optim.Optimizer, rate: float, max_grad_norm:
     norm = nn.utils.get_total_norm(gradients.values())
     if not norm.isfinite():
         optimiser.zero_grad(set_to_none=True)
-        check_finite(gradients | {"the gradient's norm": norm})
+        check_finite(gradients)
+        largest = max(gradients, key=lambda name: gradients[name].abs().max().item())
+        check_finite({f"norm of the {largest}": norm})  # squares overflow before values do
     nn.utils.clip_grads_with_norm_(parameters, max_grad_norm, norm)
     for group in optimiser.param_groups:
         group["lr"] = rate

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from minirlhf.engine.health import GUARDS, Finding, findings
 from minirlhf.evaluation.plots import is_number, points
 from minirlhf.evaluation.statistics import Interval, paired_difference, wilson_interval, win_rate
 
@@ -112,6 +113,17 @@ def progress(metrics: Sequence[Mapping], stage: str) -> str:
     note = f" (means of {span})" if span > 1 else ""
     updates = f"{len(values)} update{'s' if len(values) > 1 else ''}"
     return f"{STAGE_NAMES[stage]}: {word} from {ends}{note} in {updates}."
+
+
+def health(metrics: Sequence[Mapping]) -> tuple[list[tuple[str, Finding]], list[str]]:
+    """(stage, what a guard found there) for all stages, and the names of the guards that looked."""
+    found = [
+        (stage, finding)
+        for stage in STAGE_NAMES
+        for finding in findings(row for row in metrics if row["stage"] == stage)
+    ]
+    able = (guard for guard in GUARDS if any(row.keys() >= set(guard.needs) for row in metrics))
+    return found, list(dict.fromkeys(guard.name for guard in able))
 
 
 def signed(value: float, digits: int = 2) -> str:

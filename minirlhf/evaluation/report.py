@@ -58,8 +58,8 @@ def write_report(
              the folder holds no run.
     """
     run = load_run(run_dir)
-    sections = [s for s in (_results(run), *_questions(run), _curves(run), _worse(run),
-                            _settings(run, paper or {}), _times(run), _repeat(run))
+    sections = [s for s in (_results(run), *_questions(run), _curves(run), _health(run),
+                            _worse(run), _settings(run, paper or {}), _times(run), _repeat(run))
                 if s]  # fmt: skip
     title = f"{run.folder.name} · minirlhf"
     parts = [_opening(run, sections), *(section for _, section in sections), _closing()]
@@ -289,6 +289,20 @@ def _curves(run: Run) -> Section | None:
         "update faintly and a moving mean over a twentieth of the run."
     )
     return _section("Curves", "How it was learned", tag("p", note, class_="note"), *blocks)
+
+
+def _health(run: Run) -> Section | None:
+    found, looked = findings.health(run.metrics)
+    if not looked:
+        return None
+    items = [
+        tag("li", tag("b", f"{PARTS[stage]}, step {step}: {name}."), f" {saw} {advice}")
+        for stage, (name, step, saw, advice) in found
+    ]
+    title = "What the guards saw"
+    if not items:
+        return _section("Health", title, tag("p", f"Nothing. They look for: {', '.join(looked)}."))
+    return _section("Health", title, tag("ul", *items))
 
 
 def _worse(run: Run) -> Section | None:

@@ -86,6 +86,24 @@ def test_it_runs_to_the_end():
     assert run.result() == stats  # may be asked again
 
 
+class FarFromSFT(FakePPO):
+    def __next__(self):
+        return super().__next__() | {"ref_kl": 99.0, "response_length": 10.0}
+
+
+def test_what_the_guards_find_is_kept_and_sent(sent):
+    ppo = FarFromSFT(updates=9)
+    ppo.update = 4  # made before
+    run = LiveRun(ppo)
+    messages = sent(run)
+    run.start()
+    run.result(WAIT)
+    [finding] = run.findings
+    assert (finding.name, finding.step) == ("exploding KL", 7)  # the third that it saw
+    assert messages[0]["findings"] == []
+    assert messages[-1]["findings"] == [list(finding)]
+
+
 def test_start_returns_while_the_first_update_is_going_on():
     ppo = FakePPO(allowed=0)
     run = LiveRun(ppo)

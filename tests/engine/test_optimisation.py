@@ -80,11 +80,11 @@ def test_what_is_not_finite_is_named_and_touches_nothing(bad):
     assert weight.tolist() != before
 
 
-def test_a_norm_that_overflows_stops_too():
-    weight = one_weight([1e30, 1e30])  # finite, but their squares are not in float32
-    with pytest.raises(NotFinite, match=r"^the gradient's norm"):
-        optimiser_step(adam([("w", weight)], 0.1), 0.1, 1.0)
-    assert weight.tolist() == [1, 1]
+def test_a_norm_that_overflows_is_named_by_the_largest_gradient():
+    small, large = one_weight([1.0, 1.0]), one_weight([1e30, 1e30])  # squared, not in float32
+    with pytest.raises(NotFinite, match=r"^norm of the gradient of b: 1 of 1 values"):
+        optimiser_step(adam([("a", small), ("b", large)], 0.1), 0.1, 1.0)
+    assert small.tolist() == large.tolist() == [1, 1]
 
 
 def test_the_cause_of_a_loss_is_named():

@@ -72,8 +72,8 @@ def change_answers(folder, change):
     write_rows(folder / "answers.jsonl", change([json.loads(line) for line in lines]))
 
 
-ALL = ["The result", "The answers, side by side", "How it was learned", "Where it got worse",
-       "Settings", "Time per stage", "How to repeat it"]  # fmt: skip
+ALL = ["The result", "The answers, side by side", "How it was learned", "What the guards saw",
+       "Where it got worse", "Settings", "Time per stage", "How to repeat it"]  # fmt: skip
 
 
 def test_a_full_run_has_every_section(full):
@@ -82,6 +82,23 @@ def test_a_full_run_has_every_section(full):
     for name in ("base", "prompted base", "SFT", "PPO", "PPO-ptx"):
         assert f"<b>{name}</b>" in text
     assert page.tags.count("figure") == 6 + 2 + 2 + 9
+
+
+def test_the_guards_say_what_they_looked_for_and_what_they_found(full, run_folder):
+    text, _ = full
+    assert (
+        "Nothing. They look for: entropy collapse, exploding KL, answers that do not end, over-"
+        in text
+    )
+    assert "length" not in re.search(r"They look for: [^<]*", text)[0]  # its metric is not there
+    rows = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        if row["stage"] == "ppo-ptx" and row["step"] > 30:
+            row["entropy"] = 0.01
+    write_rows(run_folder / "metrics.jsonl", rows)
+    text, _ = read(run_folder)
+    assert "They look for" not in text
+    assert "<b>PPO-ptx, step 34: entropy collapse.</b> The entropy has fallen from 1.1 to" in text
 
 
 def test_the_page_fetches_nothing(full):
@@ -169,7 +186,7 @@ def test_worse_prompts_are_shown_not_hidden(run_folder):
     [
         ("results.json", {"The result", "Time per stage"}),
         ("answers.jsonl", {"The answers, side by side", "Where it got worse"}),
-        ("metrics.jsonl", {"How it was learned"}),
+        ("metrics.jsonl", {"How it was learned", "What the guards saw"}),
         ("settings.yaml", {"Settings"}),
     ],
 )
