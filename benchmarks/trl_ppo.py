@@ -42,11 +42,17 @@ from minirlhf.stages.ppo import PPO, PPOConfig
 
 PEER = "trl==1.12.0"
 ROWS, PROMPT, RESPONSE, EPOCHS, RANK = 16, 24, 32, 4, 16
-# Our settings by name: fields of LoRA (where the model has it) and of PPOConfig
+# Our settings by name: the share of layers without adapters, and fields of PPOConfig
 SETTINGS = {
-    "like-for-like": ({"rank": RANK}, {}),
-    "recommended": ({"rank": RANK, "first_layer": 20}, {"value_model": "shared"}),
+    "like-for-like": (0.0, {}),
+    "recommended": (2 / 3, {"value_model": "shared"}),
 }
+
+
+def lora_of(setting: str, model: str, layers: int) -> dict[str, int]:
+    """Fields of our LoRA, {} = none: like for like, a model trained in full is so on our side."""
+    first = int(layers * SETTINGS[setting][0])
+    return {} if trained_in_full(model) and not first else {"rank": RANK, "first_layer": first}
 
 
 class TimedPPO(PPO):
@@ -83,10 +89,9 @@ def serve() -> None:
     """Our side: one update for each turn."""
     channel = Channel()
     settings = channel.settings
-    lora, ppo = SETTINGS[settings["setting"]]
-    backbone = load_backbone(
-        settings["folder"], lora=LoRA(**lora) if settings["rank"] else None, device="cpu"
-    )
+    _, ppo = SETTINGS[settings["setting"]]
+    lora = LoRA(**settings["lora"]) if settings["lora"] else None
+    backbone = load_backbone(settings["folder"], lora=lora, device="cpu")
     backbone.add_role("reference")
     backbone.add_role("reward")
     trainer = TimedPPO(
@@ -127,9 +132,9 @@ def report(sides: Sides, args, config) -> None:
         print(f"{turn['tokens']} tokens sampled, {turn['trainable']:,} parameters trained")
     if sides.peer:
         print(f"of the peer's update, sampling takes {middle(sides.peer, 'sampling'):.3f} s")
-    lora, ppo = SETTINGS[args.setting]
-    full = trained_in_full(args.model)
-    shape = Shape.of(config, 0 if full else RANK, 0 if full else lora.get("first_layer", 0))
+    _, ppo = SETTINGS[args.setting]
+    lora = lora_of(args.setting, args.model, config.num_hidden_layers)
+    shape = Shape.of(config, lora.get("rank", 0), lora.get("first_layer", 0))
     shared = ppo.get("value_model") == "shared"
     flops = ppo_stages(shape, ROWS, PROMPT, RESPONSE, EPOCHS, shared)
     print(f"\n{'our stage':<16}{'seconds':>9}{'GFLOP':>9}{'limit s':>9}{'used':>7}")
@@ -162,7 +167,8 @@ def main() -> None:
             "response": RESPONSE,
             "epochs": EPOCHS,
         }
-        ours = {"setting": args.setting, "microbatch": args.microbatch_size}
+        lora = lora_of(args.setting, args.model, config.num_hidden_layers)
+        ours = {"setting": args.setting, "lora": lora, "microbatch": args.microbatch_size}
         sides = alternate(
             args.repeats,
             Worker(sys.executable, "trl_ppo.py", settings | ours),

@@ -38,8 +38,8 @@ from transformers import AutoConfig
 from minirlhf.engine.backbone import LoRA
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import Demonstration, Ranking
-from minirlhf.stages.reward import RewardConfig, train_reward
-from minirlhf.stages.sft import SFTConfig, sft
+from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.sft import SFT, SFTConfig
 
 PEER = "trl==1.16.0"
 PROMPT, RESPONSE, K, DEMONSTRATIONS, RANK = 24, 32, 9, 16, 16
@@ -58,7 +58,7 @@ def serve() -> None:
         backbone.heads["reward"].weight.data.copy_(load_file(settings["head"])["weight"])
         ranking = Ranking(settings["prompt"], tuple(texts), tuple(range(1, len(texts) + 1)))
         config = RewardConfig(epochs=1, batch_size=1, microbatch_size=1, learning_rate=1e-5)
-        training = train_reward(config, backbone, [ranking] * steps, init="reward")
+        training = RewardTraining(config, backbone, [ranking] * steps, init="reward")
         name = "ranking_loss"
     else:
         rows = [Demonstration(settings["prompt"], text) for text in texts]
@@ -69,7 +69,7 @@ def serve() -> None:
             learning_rate=1e-5,
             dropout=0.0,
         )
-        training, name = sft(config, backbone, rows), "train_loss"
+        training, name = SFT(config, backbone, rows), "train_loss"
     channel.serve(lambda: {"loss": next(training)[name]})
 
 
