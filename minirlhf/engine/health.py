@@ -110,7 +110,7 @@ def _length(rows: Sequence[Row]) -> str:
     names = ("response_length", "scores", "length_score_correlation")
     length, score, _ = (_mean(rows[:FIRST], name) for name in names)
     longer, better, tie = (_mean(rows[-LAST:], name) for name in names)
-    if longer < 2 * length or better <= score or tie < 0.3:
+    if longer < 2 * length or better <= score or tie < 0.4:
         return ""
     return (
         f"Answers have grown from {length:.0f} to {longer:.0f} tokens and the score from "
@@ -246,17 +246,18 @@ def _mean(rows: Sequence[Row], name: str) -> float:
 # What a rollout is asked ------------------------------------------------------------------------
 
 
-def vital_signs(rollout: Rollout, scores: Tensor) -> dict[str, float]:
+def vital_signs(rollout: Rollout, scores: Tensor, ended: Tensor) -> dict[str, float]:
     """What the guards want to know of a rollout beyond its means.
 
-    Args:    scores (B,), RM units, as the policy is paid.
+    Args:    scores (B,), RM units; ended (B,) bool: which responses reached EOS.
     Returns: `same_response`, the share of pairs of different prompts with the very same response,
-             and `length_score_correlation`; 0 where there is no pair, or nothing varies.
+             and `length_score_correlation` over the responses that ended, since a rule has changed
+             the scores of the others; 0 where there is no pair, or nothing varies.
     """
     asked, said = (_labels(ids) for ids in (rollout.prompt_ids, rollout.response_ids))
     different = asked[:, None] != asked
     same = (said[:, None] == said) & different
-    length, score = (t - t.mean() for t in (rollout.lengths.float(), scores))
+    length, score = (t[ended] - t[ended].mean() for t in (rollout.lengths.float(), scores))
     spread = (length.norm() * score.norm()).item()
     return {
         "same_response": (same.sum() / different.sum().clamp(min=1)).item(),

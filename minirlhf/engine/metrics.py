@@ -38,7 +38,7 @@ METRICS: dict[str, Metric] = {
     "response_length": Metric("mean number of counted tokens, EOS included", "tokens", "steady; a steady climb may be reward hacking"),
     "missing_eos": Metric("share of responses cut off before EOS", "share", "near 0"),
     "same_response": Metric("share of pairs of different prompts that got the very same response", "share", "near 0; near 1 means one answer for everything"),
-    "length_score_correlation": Metric("correlation of length and score over a rollout's responses", "1", "steady; with a climbing length, above 0.5 means that length is what is paid"),
+    "length_score_correlation": Metric("correlation of length and score over a rollout's responses that ended", "1", "steady; with a climbing length, above 0.4 means that length is what is paid"),
     "entropy": Metric("mean over tokens of -sum pi log pi", "nats per token", "falls slowly; near 0 means collapse"),
     "policy_loss": Metric("mean over tokens of max(-A ratio, -A clip(ratio))", "advantage units", "near 0; small negative after the first minibatch"),
     "value_loss": Metric("1/2 mean max((V - R)^2, (clip(V) - R)^2)", "RM units squared", "falls"),

@@ -292,7 +292,7 @@ class PPO:
             "returns": masked_mean(returns, mask).item(),
             "explained_variance": _explained_variance(scored.values, returns, mask),
         }
-        stats |= vital_signs(rollout, scored.scores)
+        stats |= vital_signs(rollout, scored.scores, self._ended(rollout))
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, mask)
         return Experience(rollout, scored.values, advantages, returns), stats

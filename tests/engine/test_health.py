@@ -190,6 +190,10 @@ def rollout(prompts, responses, eos=9):
     return Rollout(prompt, mask, response, response_mask(response, eos), length)
 
 
+def signs_of(rollout, scores):
+    return vital_signs(rollout, scores, rollout.ended(9))
+
+
 def by_hand(prompts, responses):
     pairs = [
         (a, b)
@@ -212,7 +216,7 @@ def by_hand(prompts, responses):
     ],
 )
 def test_same_response_counts_pairs_of_different_prompts(prompts, responses, share):
-    signs = vital_signs(rollout(prompts, responses), torch.zeros(len(prompts)))
+    signs = signs_of(rollout(prompts, responses), torch.zeros(len(prompts)))
     assert signs["same_response"] == pytest.approx(share)
     assert by_hand(prompts, responses) == pytest.approx(share)
 
@@ -222,17 +226,31 @@ def test_the_correlation_is_pearsons():
     scores = torch.tensor([0.0, 2.0, 1.0, 3.0])
     # lengths 1, 2, 3, 5 less 2.75, scores less 1.5; their products 2.625 - 0.375 - 0.125 + 3.375
     expected = 5.5 / math.sqrt(8.75 * 5)
-    signs = vital_signs(rollout(prompts, responses), scores)
+    signs = signs_of(rollout(prompts, responses), scores)
     assert signs["length_score_correlation"] == pytest.approx(expected)
-    signs = vital_signs(rollout(prompts, responses), -scores)
+    signs = signs_of(rollout(prompts, responses), -scores)
     assert signs["length_score_correlation"] == pytest.approx(-expected)
+
+
+def test_answers_that_were_cut_off_do_not_count_for_it():
+    # those that ended say that length is paid, the others were given -1 for all their length
+    responses = [[4, 9], [4, 4, 9], [4, 4, 4, 9], [4, 4, 4, 4], [4, 4, 4, 4]]
+    scores = torch.tensor([1.0, 2.0, 3.0, -1.0, -1.0])
+    prompts = [[n] for n in range(5)]
+    assert signs_of(rollout(prompts, responses), scores)[
+        "length_score_correlation"
+    ] == pytest.approx(1)
+    assert signs_of(rollout(prompts[3:], responses[3:]), scores[3:]) == {
+        "same_response": 1.0,
+        "length_score_correlation": 0.0,
+    }
 
 
 def test_what_does_not_vary_has_no_correlation():
     equal = rollout([[1], [2]], [[4, 9], [5, 9]])
-    assert vital_signs(equal, torch.tensor([1.0, 2.0]))["length_score_correlation"] == 0
+    assert signs_of(equal, torch.tensor([1.0, 2.0]))["length_score_correlation"] == 0
     single = rollout([[1]], [[4, 9]])
-    assert vital_signs(single, torch.tensor([1.0])) == {
+    assert signs_of(single, torch.tensor([1.0])) == {
         "same_response": 0.0,
         "length_score_correlation": 0.0,
     }
