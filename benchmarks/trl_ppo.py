@@ -6,7 +6,10 @@
 Both sides: the same weights, the same prompts of 24 tokens, 16 of them to an update, 32 response
 tokens each (nobody can say EOS, so no response is shorter), 4 epochs of one minibatch, float32;
 SmolLM2 with LoRA of rank 16 on all linears of policy and value model, the 1M-parameter Llama
-trained in full.
+trained in full. That is `--setting like-for-like`. With `recommended` our side trains less than
+the peer (adapters on the upper third of layers, the value head on the policy), also of the
+1M-parameter Llama, which the peer still trains in full: a faster way to the same end, if it gets
+there, and not the same work. The parameters that each side trains are printed.
 """
 
 import sys
@@ -130,6 +133,8 @@ def report(sides: Sides, args, config) -> None:
     report_sides(sides, PEER, "s per update")
     for turn in sides.first:
         print(f"{turn['tokens']} tokens sampled, {turn['trainable']:,} parameters trained")
+    if args.setting != "like-for-like":
+        print("our side trains less than the peer: the ratio is one of ways, not of the same work")
     if sides.peer:
         print(f"of the peer's update, sampling takes {middle(sides.peer, 'sampling'):.3f} s")
     _, ppo = SETTINGS[args.setting]
