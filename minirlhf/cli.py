@@ -4,11 +4,9 @@ file, then flags."""
 import argparse
 import dataclasses
 import math
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +15,11 @@ from tqdm import tqdm
 
 from minirlhf import __version__
 from minirlhf.datasheet import tables, write_datasets
+from minirlhf.doctor import doctor_command
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card
-from minirlhf.engine.fetch import FetchError, fetch_smollm2, is_fetched
+from minirlhf.engine.fetch import FetchError, fetch_smollm2
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.paths import data_folder
@@ -38,6 +37,7 @@ from minirlhf.evaluation.evaluate import Answer, System
 from minirlhf.evaluation.report import write_report
 from minirlhf.export import export
 from minirlhf.ladder import climb, ladder_row, make_base
+from minirlhf.memory_report import add_memory_flags, memory_command
 from minirlhf.pipeline import ORDER, POLICIES, ROLES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
 
@@ -98,6 +98,10 @@ def build_parser() -> Parser:
     sub = commands.add_parser("data", help="every table of the data; with --out also as files")
     sub.add_argument("--seed", type=int, default=0, help="of customers, labelers, splits [0]")
     sub.add_argument("--out", metavar="FOLDER", help="write the datasets in TRL's formats there")
+    sub = commands.add_parser("memory", help="will it fit? bytes per role and stage of a run")
+    add_memory_flags(sub)
+    for stage in STAGES["run"]:
+        _add_settings(sub, stage, getattr(Settings(), stage))
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
     sub = commands.add_parser("chat", help="talk to a run, a checkpoint, or a base model")
@@ -354,31 +358,6 @@ def _ask() -> str:
         return ""
 
 
-def doctor_command(args: argparse.Namespace) -> None:
-    """What is here, what is missing, and what each missing thing is good for."""
-    wanted = ("torch", "transformers", "peft", "bitsandbytes", "datasets", "jupyterlab")
-    for package in wanted:
-        try:
-            print(f"ok       {package} {version(package)}")
-        except PackageNotFoundError:
-            print(f"missing  {package}: pip install -r requirements.txt")
-    if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory / 2**30
-        print(f"ok       GPU {torch.cuda.get_device_name(0)}, {memory:.0f} GiB")
-    else:
-        print(f"ok       no GPU; {torch.get_num_threads()} CPU threads will do for moonlet-1m")
-    backbone = load_backbone("moonlet-1m")
-    print(f"ok       moonlet-1m, {backbone.sizes()[BASE].parameters:,} parameters")
-    found = is_fetched()
-    print(
-        f"{'ok      ' if found else 'not yet '} smollm2"
-        + ("" if found else ": minirlhf fetch smollm2")
-    )
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    note = "" if browser else ": only the browser tests need it"
-    print(f"{'ok      ' if browser else 'not yet '} chromium{note}")
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; bad input is one line on stderr and exit code 2."""
     for stream in (sys.stdout, sys.stderr):  # a model may say what a Windows console cannot
@@ -397,6 +376,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "data": data_command,
                 "chat": chat_command,
                 "export": lambda args: print(*export(args.source, args.out), sep="\n"),
+                "memory": lambda args: memory_command(args, settings_from(args)),
                 "doctor": doctor_command,
             }
             commands[args.command](args)

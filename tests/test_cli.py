@@ -230,7 +230,8 @@ def test_a_fresh_run_never_takes_a_used_folder(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["run", "sft", "reward", "ppo", "evaluate", "pretrain", "fetch", "chat", "doctor"]
+    "command",
+    ["run", "sft", "reward", "ppo", "evaluate", "pretrain", "fetch", "chat", "memory", "doctor"],
 )
 def test_help_of_every_command(command, capsys):
     with pytest.raises(SystemExit) as left:
