@@ -207,6 +207,9 @@ after the update at hand, and the two sliders on the next one. Every button has
 a line of Python: `run.pause()`, `run.step()`, `run.resume()`, `run.stop()`, and
 `run.set(kl_coef=0.5)`.
 
+Guards look at every update, too: for an entropy that collapses, one answer to
+everything, a KL that explodes, answers that only grow, a value model that learns
+nothing. What they find stands above the sliders, and in `run.findings`.
 """
 
 # %% [markdown]

@@ -66,7 +66,7 @@ def test_length_is_hacked_where_all_three_signs_agree():
     assert seen(climb, up, [0.5]) == [("reward hacking by length", 8)]
     assert seen(climb, up, mixed) == []  # longer, better, but not better since longer
     assert seen(climb, down, [0.5]) == []  # longer and not better
-    assert seen([10.0, 12, 15, 18, 18, 18, 18, 18, 18], up, [0.5]) == []  # fuller answers
+    assert seen([10.0, 10, 10, 18, 19, 19, 19, 19, 19], up, [0.5]) == []  # fuller answers
     assert seen(fall, up, [0.5]) == []
 
 
