@@ -16,6 +16,7 @@ from tqdm import tqdm
 from minirlhf import __version__
 from minirlhf.datasheet import tables, write_datasets
 from minirlhf.doctor import doctor_command
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import CARD, open_checkpoint, read_card
@@ -186,13 +187,15 @@ def preset_file(model: str, task: str, quick: bool) -> Path:
 def bars(steps: Iterable[dict], total: int, label: str) -> Iterator[dict]:
     """Progress with time left and the two or three numbers that matter."""
     shown = ("train_loss", "ranking_loss", "pair_accuracy", "scores", "ref_kl", "valid_loss")
-    with tqdm(total=total, desc=f"{label:>12}", ncols=100, disable=None, unit="step") as bar:
+    quiet = None if parallel.is_main() else True  # None: quiet where nobody looks
+    with tqdm(total=total, desc=f"{label:>12}", ncols=100, disable=quiet, unit="step") as bar:
         for stats in steps:
             bar.update()
             bar.set_postfix({k: f"{stats[k]:.3g}" for k in shown if k in stats}, refresh=False)
             yield stats
 
 
+@parallel.main_only
 def tell(text: str) -> None:
     """What a guard has found, in a line of its own above the progress."""
     tqdm.write(f"minirlhf: {text}", file=sys.stderr)
@@ -230,7 +233,7 @@ def stage_command(args: argparse.Namespace) -> None:
                 f"minirlhf run --name {folder.name} --resume"
             )
         answers = run.everything() if command == "run" else part_of(run, command)
-        if answers:
+        if answers and parallel.is_main():
             results = run.write_results(answers)
             paper = {stage: paper_values(item) for stage, item in settings.stages().items()}
             report = write_report(folder, paper)
@@ -368,7 +371,8 @@ def main(arguments: list[str] | None = None) -> int:
         if args.command == "fetch":
             print(fetch_smollm2())
         elif args.command in STAGES:
-            stage_command(args)
+            with parallel.session():
+                stage_command(args)
         else:
             commands = {
                 "pretrain": pretrain_command,

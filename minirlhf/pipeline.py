@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.bookmark import Bookmark, Stage
 from minirlhf.engine.checkpoint import load_role, put_right, save_role
@@ -132,7 +133,7 @@ class Run:
         if settings.ppo.ptx_coef == 0:
             raise DataError("ppo.ptx_coef: 0.0 would make PPO-ptx the same as PPO")
         self.metrics = MetricsLog(self.folder / "metrics.jsonl")
-        self._lock = WriteLock(self.folder)
+        self._lock = WriteLock(self.folder) if parallel.is_main() else None
         try:
             name = default_task(config.model) if config.task == "auto" else config.task
             self.task: Task = load_task(name, config.seed)
@@ -165,7 +166,8 @@ class Run:
 
     def close(self) -> None:
         """Let others write the folder."""
-        self._lock.release()
+        if self._lock:
+            self._lock.release()
 
     def __enter__(self) -> "Run":
         return self
@@ -180,6 +182,7 @@ class Run:
             raise DataError(f"{self.folder}: no such run; leave out --resume")
         for stage in ROLES:
             put_right(self.folder / stage)
+        parallel.wait()
         if self.bookmark.file.is_file():
             self.bookmark.read()
         elif any((self.folder / stage).is_dir() for stage in ROLES):
@@ -211,8 +214,10 @@ class Run:
         if isinstance(steps, ppo_stage.PPO):
             steps.adopt_average()
         save_role(self.backbone, ROLES[stage], self.folder / stage)
+        parallel.wait()  # another stage may load it
         self.bookmark.save(ORDER[ORDER.index(stage) + 1])
 
+    @parallel.main_only
     def _begin(self, stage: str, rankings: Sequence[Ranking]) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -14,6 +14,7 @@ from transformers import (
 from minirlhf.cli import main
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import CARD, open_checkpoint
+from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Prompt, Ranking, read_records
 from minirlhf.engine.rollout import score_texts
 from minirlhf.labeling.formats import import_rows, read_export
@@ -213,3 +214,22 @@ def test_half_a_run_leaves_nothing(run, tmp_path, capsys):
     (copy / "ppo-ptx" / "adapter_model.safetensors").write_bytes(b"torn")
     refused(capsys, "is damaged", copy, "--out", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+# Settings for accelerate ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["processes", "fsdp2", "zero3"])
+def test_accelerate_reads_the_settings_that_are_shipped(name):
+    """Whether they work is for a machine with several GPUs; here, that no name is misspelt."""
+    from accelerate.commands.config.config_args import load_config_from_file
+    from accelerate.commands.launch import launch_command_parser
+    from accelerate.utils import DistributedType
+
+    file = data_folder() / "settings" / "accelerate" / f"{name}.yaml"
+    config = load_config_from_file(str(file))
+    assert config.distributed_type == DistributedType(
+        {"processes": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}[name]
+    )
+    known = vars(launch_command_parser().parse_args(["script.py"]))
+    assert set(config.fsdp_config) | set(config.deepspeed_config) <= known.keys()

@@ -20,6 +20,7 @@ from minirlhf import __version__
 from minirlhf.engine.backbone import BASE, SCALAR_ROLES, Backbone, LoRA
 from minirlhf.engine.batches import CHAT_TEMPLATE
 from minirlhf.engine.models import load_backbone
+from minirlhf.engine.parallel import main_only
 from minirlhf.engine.records import DataError, to_disk
 
 CARD, ADAPTER = "minirlhf.json", "adapter_model.safetensors"
@@ -63,6 +64,7 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
         shutil.rmtree(old, ignore_errors=True)
 
 
+@main_only
 def put_right(folder: str | Path) -> None:
     """Tidy up what a kill within `whole_folder` has left; only for whoever alone writes there.
 
@@ -82,6 +84,7 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error).partition("\n")[0]
 
 
+@main_only
 def save_role(backbone: Backbone, role: str, folder: str | Path) -> None:
     """Save one role: a peft adapter (with `score` head for scalar roles), or a whole model where
     roles are full copies; beside it the tokenizer and a card that names the base.

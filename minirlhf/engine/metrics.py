@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+from minirlhf.engine.parallel import main_only
 from minirlhf.engine.records import DataError, naming, write_text
 
 
@@ -63,6 +64,7 @@ class MetricsLog:
     def __init__(self, path: str | Path):
         self.path = Path(path)
 
+    @main_only
     def restart(self, stage: str, done: int = 0) -> None:
         """Forget the rows of a stage that is about to run again, but not of its steps up to `done`.
 
@@ -76,6 +78,7 @@ class MetricsLog:
         if self.path.exists():
             write_text(self.path, "".join(json.dumps(row) + "\n" for row in rows))
 
+    @main_only
     def write(self, stage: str, step: int, stats: dict[str, float]) -> None:
         unknown = sorted(stats.keys() - METRICS.keys())
         if unknown:

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from transformers.utils import logging as transformers_logging
 
+from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.fetch import fetch_smollm2
 from minirlhf.engine.paths import data_folder
@@ -38,7 +39,7 @@ def load_backbone(
         raise DataError(f"quantize: {quantize!r} is none of {', '.join(QUANTIZE)}")
     if quantize != "none" and lora is None:
         raise DataError("quantize: 4-bit weights cannot be trained in full; use LoRA with 4bit")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or parallel.device()
     # A frozen base may be 16-bit; weights that Adam moves by 1e-6 of their size may not.
     half = device.startswith("cuda") and lora is not None
     dtype = torch.bfloat16 if half else torch.float32

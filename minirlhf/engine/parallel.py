@@ -6,14 +6,18 @@ tokens of the whole minibatch; samples and scores are gathered, so that whitenin
 metrics are those of the whole batch everywhere. Alone (world of 1) all of this does nothing.
 """
 
+import contextlib
+import functools
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from minirlhf.engine.records import DataError
 
 Items = TypeVar("Items", Tensor, list)
 BUCKET = 2**24  # gradients sent at once: 64 MB in float32
@@ -34,26 +38,51 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def start() -> None:
-    """Meet the processes that `accelerate launch` or `torchrun` has started beside this one."""
+def main_only(write: Callable[..., None]) -> Callable[..., None]:
+    """Mark a function that writes: in any but the first process a call does nothing."""
+
+    @functools.wraps(write)
+    def call(*args, **kwargs) -> None:
+        if is_main():
+            write(*args, **kwargs)
+
+    return call
+
+
+@contextlib.contextmanager
+def session() -> Iterator[None]:
+    """Beside the processes that `accelerate launch` or `torchrun` has started, for a block.
+
+    Only what the first one prints is seen.
+    """
+    started = _meet()
+    with contextlib.nullcontext() if is_main() else contextlib.redirect_stdout(None):
+        yield
+    if started:
+        dist.destroy_process_group()
+
+
+def _meet() -> bool:
     launched = os.environ.get("WORLD_SIZE")
     if launched is None and {"ACCELERATE_MIXED_PRECISION", "MASTER_ADDR"} <= os.environ.keys():
         warnings.warn(
             "accelerate launch has started one process; with --cpu it starts no more, whatever "
             "--num_processes says: use --multi_gpu, which works without a GPU as well",
-            stacklevel=2,
+            stacklevel=4,
         )
-    if int(launched or 1) > 1 and not dist.is_initialized():
-        cuda = device().startswith("cuda")
-        if cuda:
-            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-        dist.init_process_group("nccl" if cuda else "gloo")
-
-
-def stop() -> None:
-    """Part from the others."""
-    if dist.is_initialized():
-        dist.destroy_process_group()
+    if int(launched or 1) == 1 or dist.is_initialized():
+        return False
+    for kind in ("FSDP", "DEEPSPEED", "MEGATRON_LM"):
+        if os.environ.get(f"ACCELERATE_USE_{kind}", "").lower() == "true":
+            raise DataError(
+                f"{kind} splits a model, but here each process holds all of it: launch with "
+                "data/settings/accelerate/processes.yaml, or go on with TRL (docs/scale.md)"
+            )
+    cuda = device().startswith("cuda")
+    if cuda:
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    dist.init_process_group("nccl" if cuda else "gloo")
+    return True
 
 
 def device() -> str:

@@ -20,11 +20,13 @@ from torch import Tensor
 from minirlhf import __version__
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.checkpoint import reason
+from minirlhf.engine.parallel import main_only
 from minirlhf.engine.records import DataError, to_disk
 
 TENSOR = "$tensor"  # stands in the JSON where a tensor was, with its name
 
 
+@main_only
 def save_snapshot(path: str | Path, state: dict[str, Any]) -> None:
     """Write a state in place of the one before it.
 

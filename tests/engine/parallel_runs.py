@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from minirlhf.cli import main
 from minirlhf.engine import parallel
 from minirlhf.engine.backbone import LoRA
 from minirlhf.engine.checkpoint import load_role
@@ -29,6 +33,8 @@ class Given(NamedTuple):
     demonstrations: list[Demonstration]
     rankings: list[Ranking]
     texts: list[str]
+    data: Path  # a project's data folder, for the command
+    flags: list[str]  # under which a whole run is short
 
 
 def follow(stage, optimisers, backbone, roles):
@@ -104,6 +110,29 @@ def ppo_shared(given):
     return follow(stage, stage.optimisers.values(), backbone, ["policy"])
 
 
+def plain_fsdp(given):
+    """A step of SFT with what is exported: a plain model, split over the processes by FSDP2."""
+    model = AutoModelForCausalLM.from_pretrained(given.roles / "merged", dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(given.roles / "merged")
+    if parallel.world() > 1:
+        mesh = init_device_mesh("cpu", (parallel.world(),))
+        for layer in (*model.model.layers, model):
+            fully_shard(layer, mesh=mesh)
+        assert sum(p.to_local().numel() for p in model.parameters()) < 0.6 * model.num_parameters()
+    texts = parallel.deal(given.texts[:6])
+    ids = tokenizer(
+        texts, return_tensors="pt", padding="max_length", max_length=32, truncation=True
+    )
+    labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
+    loss = model(**ids, labels=labels, num_items_in_batch=100).loss
+    (loss * parallel.world()).backward()  # FSDP takes the mean, our losses want the sum
+    gradients = [
+        p.grad.full_tensor() if parallel.world() > 1 else p.grad for p in model.parameters()
+    ]
+    stats = [parallel.total({"loss": loss.item()})]
+    return {"stats": stats, "gradients": gradients, "weights": {}}
+
+
 def dealt(given):
     """The small parts: what is dealt comes together again, for any number of rows."""
     rows = [torch.arange(2 * n).view(n, 2) for n in range(1, 6)]
@@ -132,8 +161,17 @@ RUNS = {
     "sft in full": lambda given: sft(given, None),
     "reward": reward,
     "ppo": ppo,
+    "export under FSDP": plain_fsdp,
     "ppo shared": ppo_shared,
 }
+
+
+def command(given, folder: Path) -> None:
+    """`minirlhf run`, with `folder` as the working directory."""
+    folder.mkdir()
+    os.chdir(folder)
+    os.environ["MINIRLHF_DATA"] = str(given.data)
+    assert main(["run", "--name", "mine", "--sft.dropout", "0", *given.flags]) == 0
 
 
 def process(rank: int, world: int, port: int, given: Given, out: Path) -> None:
@@ -147,7 +185,7 @@ def process(rank: int, world: int, port: int, given: Given, out: Path) -> None:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    parallel.start()
-    found = {name: run(given) for name, run in RUNS.items()}
-    torch.save(found, out / f"{rank}.pt")
-    parallel.stop()
+    with parallel.session():
+        found = {name: run(given) for name, run in RUNS.items()}
+        torch.save(found, out / f"{rank}.pt")
+        command(given, out / f"cwd{rank}")
