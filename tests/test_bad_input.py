@@ -156,7 +156,7 @@ def test_a_damaged_checkpoint_is_named(finished, refused):
 
 def test_a_checkpoint_of_other_adapters_is_named(finished, refused):
     line = refused("reward", "--name", "mine", "--lora.rank", "2")
-    assert "has LoRA {'rank': 4, 'alpha': 8}, the backbone {'rank': 2, 'alpha': 8}" in line
+    assert "has LoRA {'rank': 4, 'alpha': 8, 'first_layer': 0}, the backbone {'rank': 2," in line
 
 
 # Settings ---------------------------------------------------------------------------------------

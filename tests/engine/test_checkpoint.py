@@ -115,7 +115,7 @@ def test_plain_peft_loads_the_policy(ready_backbone, batch, micro_folder, tmp_pa
     with torch.no_grad():
         theirs = plain(batch.input_ids, attention_mask=batch.attention_mask.long()).logits
     ours = backbone.logits("reference", batch.input_ids, batch.attention_mask)
-    assert (theirs - ours)[batch.attention_mask].abs().max() < 1e-5
+    assert (theirs - ours)[batch.attention_mask].abs().max() < 5e-5
     tokens = AutoTokenizer.from_pretrained(tmp_path / "sft")
     assert tokens.get_vocab() == backbone.tokenizer.get_vocab()
 
@@ -145,9 +145,9 @@ def test_plain_transformers_loads_full_copies(ready_backbone, batch, tmp_path):
         logits = policy(ids, attention_mask=mask.long()).logits
         scores = reward(ids, attention_mask=mask.long()).logits.squeeze(1)
     ours = backbone.logits("reference", ids, mask)
-    assert (logits - ours)[mask].abs().max() < 1e-5
+    assert (logits - ours)[mask].abs().max() < 5e-5
     scores = scores + read_card(tmp_path / "reward")["score_bias"]
-    assert (scores - backbone.scores("reward", ids, mask)).abs().max() < 1e-5
+    assert (scores - backbone.scores("reward", ids, mask)).abs().max() < 5e-5
 
 
 @pytest.mark.parametrize("role", ["reference", "base"])

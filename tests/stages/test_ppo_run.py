@@ -240,7 +240,8 @@ def test_without_any_reward_it_does_not_start(new_backbone, lora, prompts):
 def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts):
     """Learning: more of one letter within 30 updates, the KL paid for and within reason.
 
-    Over four seeds each it grew 3.5 to 5.5 times on adapters, 2.9 to 5 times on all weights.
+    Over four seeds each it grew 3.2 to 5.2 times on adapters, 2.3 to 4.4 times on all weights,
+    and the KL reached 4 to 12 nats.
     """
     settings = config(
         updates=30,
@@ -249,14 +250,14 @@ def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts):
         microbatch_size=32,
         policy_learning_rate=3e-3 if ready.lora else 2e-3,
         value_learning_rate=1e-2,
-        kl_coef=0.2 if ready.lora else 0.1,
+        kl_coef=0.2,
         missing_eos="keep",
         max_new_tokens=10,
     )
     stats = list(new(ready, prompts, settings, reward=letters))
     first = sum(row["scores"] for row in stats[:5]) / 5
     last = sum(row["scores"] for row in stats[-5:]) / 5
-    assert last > 2 * first
+    assert last > 1.5 * first
     assert 0 < stats[-1]["ref_kl"] < 20
     assert all(math.isfinite(v) for row in stats for v in row.values())
 
