@@ -209,7 +209,7 @@ class Run:
                 for finding in watch.see(stats):
                     self.tell(f"{label}, {finding}")
         except NotFinite as error:
-            good = self._last_good(stage)
+            good = self._last_good(stage, step)
             raise NotFinite(f"{stage}, step {step + 1}: {error}; {good}") from None
         if isinstance(steps, ppo_stage.PPO):
             steps.adopt_average()
@@ -230,11 +230,11 @@ class Run:
         except OSError as error:
             raise DataError(f"{self.folder}: cannot be written: {error.strerror}") from None
 
-    def _last_good(self, stage: str) -> str:
-        """Where weights are that are whole, for the line that a stage stops with."""
+    def _last_good(self, stage: str, done: int) -> str:
+        """Where weights are with which a step went well, for the line a stage stops with."""
         good = {"sft": [], "reward": ["sft"]}.get(stage, ["reward"])
         places = [f"{self.folder / before}" for before in good]
-        if self.bookmark.stage == stage and self.bookmark.step:
+        if self.bookmark.stage == stage and 0 < self.bookmark.step < done:
             places.insert(0, f"{self.bookmark.file} (step {self.bookmark.step})")
         return f"the last good checkpoint: {', '.join(places) or 'none, this run had only begun'}"
 

@@ -127,11 +127,18 @@ def test_what_the_guards_find_is_told_once(settings, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "stage, step, before",
-    [("sft", 2, []), ("reward", 1, ["sft"]), ("ppo", 2, ["reward"]), ("ppo-ptx", 1, ["reward"])],
+    "stage, step, good",
+    [
+        ("sft", 2, []),  # the state of step 1 is what went wrong in step 2
+        ("sft", 3, ["state.safetensors (step 1)"]),
+        ("reward", 1, ["sft"]),
+        ("ppo", 2, ["reward"]),
+        ("ppo", 3, ["state.safetensors (step 1)", "reward"]),
+        ("ppo-ptx", 1, ["reward"]),
+    ],
 )
 def test_nan_names_stage_step_and_the_last_good_checkpoint(
-    settings, tmp_path, monkeypatch, stage, step, before
+    settings, tmp_path, monkeypatch, stage, step, good
 ):
     settings.ppo = dataclasses.replace(settings.ppo, updates=3)
     settings.sft = dataclasses.replace(settings.sft, epochs=3)
@@ -152,10 +159,9 @@ def test_nan_names_stage_step_and_the_last_good_checkpoint(
             run.make(stage)
     text, role = str(caught.value), ROLES[stage]
     assert re.match(rf"{stage}, step {step}: gradient of {role}\.model\.layers\.0\.[\w.]+: ", text)
-    places = ["state.safetensors (step 1)"] * (step > 1) + before
-    good = ", ".join(f"{folder}/{place}" for place in places) or "none, this run had only begun"
-    assert text.endswith(f"; the last good checkpoint: {good}")
-    for place in places:
+    places = ", ".join(f"{folder}/{place}" for place in good) or "none, this run had only begun"
+    assert text.endswith(f"; the last good checkpoint: {places}")
+    for place in good:
         assert (folder / place.removesuffix(" (step 1)")).exists()
 
 
