@@ -204,7 +204,8 @@ def tell(text: str) -> None:
 def run_folder(name: str | None, model: str, fresh: bool) -> Path:
     """runs/NAME; a fresh run never takes a folder that holds something already."""
     wanted = Path("runs") / (name or Path(model).resolve().name)
-    if not fresh or not wanted.exists() or not any(wanted.iterdir()):
+    left = {path.suffix for path in wanted.iterdir()} if wanted.exists() else set()
+    if not fresh or left <= {".partial"}:  # killed before anything was written
         return wanted
     if name:
         raise DataError(f"{wanted}: holds an earlier run; choose another --name")

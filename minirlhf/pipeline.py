@@ -178,7 +178,7 @@ class Run:
     def _take_up(self) -> None:
         """Find what a stopped run has left; where it had saved nothing yet, it starts over."""
         recorded = self.folder / "settings.yaml"
-        if not self.folder.is_dir():
+        if not recorded.is_file():
             raise DataError(f"{self.folder}: no such run; leave out --resume")
         for stage in ROLES:
             put_right(self.folder / stage)
@@ -187,7 +187,7 @@ class Run:
             self.bookmark.read()
         elif any((self.folder / stage).is_dir() for stage in ROLES):
             raise DataError(f"{self.folder}: no stage was stopped there, so none can be resumed")
-        elif recorded.is_file():
+        else:
             refuse_other_settings(self.folder, self.settings.stages(), read_settings(recorded))
 
     def _follow(

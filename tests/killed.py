@@ -6,7 +6,6 @@ of metrics, half a file. The processes are forked from one that has imported eve
 
 import multiprocessing
 import os
-import resource
 import signal
 import sys
 from pathlib import Path
@@ -16,9 +15,6 @@ import torch
 from minirlhf.cli import main
 from minirlhf.engine import bookmark, checkpoint, metrics, snapshot
 from minirlhf.stages import ppo, pretrain, reward, sft
-
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.killed"])
 
 
 class Moments:
@@ -69,6 +65,8 @@ def command(folder, arguments, log, last, save_every, data, file_limit):
     for name in ("replace", "fsync", "unlink"):
         moments.watch(os, name)
     if file_limit:
+        import resource  # not on Windows
+
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, resource.RLIM_INFINITY))
     sys.exit(main(arguments))
 
@@ -77,7 +75,9 @@ def run(folder, arguments, data, last=None, save_every=0.0, file_limit=0):
     """Run a command in `folder`; returns (its exit code, -9 if killed; the moments' names)."""
     log = Path(folder) / "moments.txt"
     given = (folder, arguments, log, last, save_every, data, file_limit)
-    process = SERVER.Process(target=command, args=given)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["tests.killed"])
+    process = server.Process(target=command, args=given)
     process.start()
     process.join()
     return process.exitcode, log.read_text(encoding="utf-8").splitlines()

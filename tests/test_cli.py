@@ -215,6 +215,8 @@ def test_a_fresh_run_never_takes_a_used_folder(tmp_path):
     used.mkdir(parents=True)
     relative = used.relative_to(tmp_path)
     assert run_folder(None, "moonlet-1m", fresh=True) == relative  # empty: fine
+    (used / "settings.yaml.partial").touch()  # of a run killed as it began
+    assert run_folder(None, "moonlet-1m", fresh=True) == relative
     (used / "sft").mkdir()
     assert run_folder(None, "moonlet-1m", fresh=True) == relative.with_name("moonlet-1m-2")
     relative.with_name("moonlet-1m-2").mkdir()

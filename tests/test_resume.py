@@ -15,12 +15,10 @@ from minirlhf.engine import bookmark
 from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.metrics import read_metrics
 from minirlhf.engine.snapshot import load_snapshot, save_snapshot
+from tests import killed
 from tests.conftest import tiny_data
 
-if sys.platform == "win32":
-    pytest.skip("Windows has no SIGKILL", allow_module_level=True)
-
-from tests import killed
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 
 # All that a state has to hold: dropout, the best epoch, mixed-in texts; an average, a steered price
 # of the KL, orders of prompts, minibatches and pretraining blocks
@@ -117,8 +115,8 @@ def test_killed_again_and_again_it_ends_the_same(whole, flags, tiny, tmp_path, m
         code, found = killed.run(tmp_path, command, tiny, last, save_every)
         ends.append((code, save_every, last, found[-1]))
         assert code == -9, (seed, ends, said(tmp_path))
-        if (tmp_path / "runs" / "mine").is_dir():
-            command = ["run", "--name", "mine", "--resume"]
+        if (tmp_path / "runs" / "mine" / "settings.yaml").is_file():
+            command = RESUME
     code, _ = killed.run(tmp_path, command, tiny)
     assert code == 0, (seed, ends, said(tmp_path))
     assert contents(tmp_path / "runs" / "mine") == contents(before), (seed, ends)
@@ -285,11 +283,17 @@ def test_a_run_that_is_not_there_is_refused(data, flags, tmp_path, monkeypatch, 
     assert list(tmp_path.glob("runs*")) == []
 
 
-def test_where_nothing_was_saved_it_starts_over(data, tiny_flags, tmp_path, monkeypatch):
+def test_where_nothing_was_saved_it_starts_over(data, tiny_flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "runs" / "mine").mkdir(parents=True)
-    assert main(["sft", "--name", "mine", "--resume", *tiny_flags]) == 0
-    assert len(read_metrics(tmp_path / "runs" / "mine" / "metrics.jsonl")) == 2
+    folder = tmp_path / "runs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "settings.yaml.partial").write_text("run: {mod", encoding="utf-8")
+    assert "mine: no such run" in refused(RESUME, tmp_path, capsys)  # with which settings?
+    assert main(["sft", "--name", "mine", *tiny_flags]) == 0
+    shutil.rmtree(folder / "sft")
+    (folder / STATE).unlink()
+    assert main(["sft", "--name", "mine", "--resume"]) == 0
+    assert len(read_metrics(folder / "metrics.jsonl")) == 2
 
 
 # Stage by stage ----------------------------------------------------------------------------------
