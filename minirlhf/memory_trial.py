@@ -89,32 +89,45 @@ def trial(
              dtype: of the base; responses: to each ranked prompt; stages: some of STAGES, a role
              whose stage is left out is made untrained.
     """
-    with simulation() as simulated, warnings.catch_warnings():
-        warnings.simplefilter("ignore", RatioWarning)
+    with simulation() as simulated:
         lora = None if settings.run.full else settings.lora
         backbone = fake_backbone(shapes.config(), settings.run.quantize, lora, dtype)
-        backbone.checkpointing = settings.run.checkpointing
-        answer = "x" * (settings.ppo.max_new_tokens - 1)  # EOS makes one more
-        peaks = {}
-        if "sft" in stages:
-            rows = 2 * settings.sft.microbatch_size
-            data = [Demonstration(prompt, answer) for prompt in _prompts(rows, prompt_tokens)]
-            config = replace(settings.sft, batch_size=rows, epochs=2, select="last")
-            peaks["sft"] = _worst(simulated, SFT(config, backbone, data))
-        else:
-            backbone.add_role("reference")
-        if "reward" in stages:
-            rows = 2 * settings.reward.microbatch_size
-            ranks = tuple(range(1, responses + 1))
-            data = [
-                Ranking(prompt, (answer,) * responses, ranks)
-                for prompt in _prompts(rows, prompt_tokens)
-            ]
-            config = replace(settings.reward, batch_size=rows, epochs=2)
-            peaks["reward"] = _worst(simulated, RewardTraining(config, backbone, data))
-        else:
-            backbone.add_role("reward")
-        return peaks | (_ppo(simulated, settings.ppo, backbone, prompt_tokens))
+        return watched_stages(simulated, settings, backbone, prompt_tokens, responses, stages)
+
+
+def watched_stages(
+    simulated: Simulation,
+    settings: Settings,
+    backbone: Backbone,
+    prompt_tokens: int,
+    responses: int = 4,
+    stages: tuple[str, ...] = STAGES,
+) -> dict[str, int]:
+    """What `trial` does, on a backbone with a `FakeTokenizer`.
+
+    Args: simulated: its `live` counts bytes; with true tensors, anything with a `live` like that.
+    """
+    backbone.checkpointing = settings.run.checkpointing
+    answer = "x" * (settings.ppo.max_new_tokens - 1)  # EOS makes one more
+    peaks = {}
+    if "sft" in stages:
+        rows = 2 * settings.sft.microbatch_size
+        data = [Demonstration(prompt, answer) for prompt in _prompts(rows, prompt_tokens)]
+        config = replace(settings.sft, batch_size=rows, epochs=2, select="last")
+        peaks["sft"] = _worst(simulated, SFT(config, backbone, data))
+    else:
+        backbone.add_role("reference")
+    if "reward" in stages:
+        rows, ranks = 2 * settings.reward.microbatch_size, tuple(range(1, responses + 1))
+        answers = (answer,) * responses
+        data = [Ranking(prompt, answers, ranks) for prompt in _prompts(rows, prompt_tokens)]
+        config = replace(settings.reward, batch_size=rows, epochs=2)
+        peaks["reward"] = _worst(simulated, RewardTraining(config, backbone, data))
+    else:
+        backbone.add_role("reward")
+    if "ppo" in stages:
+        peaks |= _ppo(simulated, settings.ppo, backbone, prompt_tokens)
+    return peaks
 
 
 def _prompts(count: int, tokens: int) -> list[str]:
@@ -144,6 +157,8 @@ def _ppo(
         optimiser.step()
         optimiser.zero_grad()
     held = ppo.collect_rollout(range(episodes))  # with its trunk, as long as it is learned from
-    next(ppo)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RatioWarning)  # numbers that nobody knows agree with none
+        next(ppo)
     del held
     return ppo.peaks

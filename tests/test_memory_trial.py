@@ -12,7 +12,7 @@ from minirlhf.engine.memory import GIB, needs
 from minirlhf.engine.shapes import Shapes, table
 from minirlhf.engine.simulate import FakeTokenizer, LiveBytes
 from minirlhf.memory_report import job_of
-from minirlhf.memory_trial import STAGES, _ppo, trial
+from minirlhf.memory_trial import STAGES, trial, watched_stages
 from minirlhf.pipeline import RunConfig, Settings
 from minirlhf.stages.ppo import PPOConfig
 from minirlhf.stages.reward import RewardConfig
@@ -33,7 +33,6 @@ def settings(lora=LoRA(), ppo=None, **run):  # noqa: B008  (frozen)
     )
 
 
-@pytest.mark.filterwarnings("ignore::minirlhf.stages.ppo.RatioWarning")
 def test_a_simulated_update_takes_what_a_real_one_takes():
     asked = settings(checkpointing=True)
     found = trial(asked, SMALL, PROMPT, torch.bfloat16, stages=("ppo",))
@@ -41,10 +40,7 @@ def test_a_simulated_update_takes_what_a_real_one_takes():
     with real.live, torch.random.fork_rng():
         model = AutoModelForCausalLM.from_config(SMALL.config(), dtype=torch.bfloat16)
         backbone = Backbone(model, FakeTokenizer(), "small", LoRA())
-        backbone.checkpointing = True
-        for role in ("reference", "reward"):
-            backbone.add_role(role)
-        measured = _ppo(real, asked.ppo, backbone, PROMPT)
+        measured = watched_stages(real, asked, backbone, PROMPT, stages=("ppo",))
     assert set(found) == {"rollout", "scoring", "policy", "value"}
     for phase in ("scoring", "policy", "value"):  # a real model ends its answers when it likes
         assert found[phase] == pytest.approx(measured[phase], rel=0.01), phase
