@@ -1,6 +1,7 @@
 """What a run hands on, loaded by those it is for: plain transformers, `datasets`, TRL 1.16."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -233,3 +234,20 @@ def test_accelerate_reads_the_settings_that_are_shipped(name):
     )
     known = vars(launch_command_parser().parse_args(["script.py"]))
     assert set(config.fsdp_config) | set(config.deepspeed_config) <= known.keys()
+
+
+def test_the_snippets_of_the_page_run(exported, monkeypatch, tmp_path):
+    """docs/scale.md, from a folder that holds `handed-on`."""
+    from datasets import load_dataset
+
+    page = (data_folder().parent / "docs" / "scale.md").read_text(encoding="utf-8")
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copytree(exported / "data", tmp_path / "handed-on" / "data")
+    monkeypatch.chdir(tmp_path)
+    for snippet in snippets:
+        exec(snippet, {})
+    verl = tmp_path / "handed-on" / "data" / "verl"
+    rows = load_dataset("parquet", data_files=str(verl / "train.parquet"), split="train")
+    assert rows[0]["data_source"] == "minirlhf" and rows[0]["prompt"][0]["role"] == "user"
+    rows = load_dataset("parquet", data_files=str(verl / "sft.parquet"), split="train")
+    assert [message["role"] for message in rows[0]["messages"]] == ["user", "assistant"]
