@@ -4,10 +4,11 @@
 
 Downloads nothing: the model has the shapes of one from the shipped table and random weights; the
 largest one that fits the card in 16 bits is taken, or the one that --model names. Without a card it
-runs on the CPU, on a small model, and says what is left out.
+runs on the CPU, on a small model, counts bytes itself, and says what is left out.
 """
 
 import argparse
+import contextlib
 import gc
 import platform
 import time
@@ -17,7 +18,6 @@ from types import SimpleNamespace
 
 import bitsandbytes
 import torch
-from memory_peak import HighWater
 from sampler import generate, ours
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
@@ -29,7 +29,7 @@ from minirlhf.engine.memory import GIB, needs, peak, usable
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.shapes import Shapes, find_shapes, table
-from minirlhf.engine.simulate import FakeTokenizer
+from minirlhf.engine.simulate import FakeTokenizer, LiveBytes
 from minirlhf.memory_report import TITLES, job_of
 from minirlhf.memory_trial import watched_stages
 from minirlhf.pipeline import RunConfig, Settings
@@ -38,6 +38,7 @@ from minirlhf.stages.ppo import PPO, PPOConfig
 CARD = torch.cuda.is_available()
 DEVICE = "cuda" if CARD else "cpu"
 NEEDS_CARD = "left out: needs a card"
+MIB = 2**20
 Row = tuple[str, str]
 
 
@@ -159,15 +160,16 @@ def update(shapes: Shapes, bits: int, small: bool) -> Iterator[Row]:
     """Memory of a PPO update beside the sums, the sampler's speed, the first minibatch's ratio."""
     settings = settings_for(bits, small)
     tokens = settings.ppo.max_new_tokens
-    meter = SimpleNamespace(live=CardPeak() if CARD else HighWater())
-    backbone = Backbone(random_model(shapes, bits), Endless(), "random", LoRA())
-    measured = watched_stages(meter, settings, backbone, tokens, stages=("ppo",))
+    meter = SimpleNamespace(live=CardPeak() if CARD else LiveBytes())
+    with contextlib.nullcontext() if CARD else meter.live:
+        backbone = Backbone(random_model(shapes, bits), Endless(), "random", LoRA())
+        measured = watched_stages(meter, settings, backbone, tokens, stages=("ppo",))
     half = CARD or bits == 16
     sums = needs(shapes, job_of(settings, half, tokens, 4))
     for stage, size in measured.items():
         total = sums[stage].total
-        both = f"{total / GIB:.2f} and {size / GIB:.2f} GiB, ratio {total / size:.2f}"
-        yield f"{TITLES[stage]}, sum and measured", both
+        both = f"{total / MIB:,.1f} and {size / MIB:,.1f} MiB, ratio {total / size:.2f}"
+        yield f"{TITLES[stage]}, sum and {'measured' if CARD else 'counted'}", both
     if CARD:
         yield "PyTorch reserved at most", f"{torch.cuda.max_memory_reserved() / GIB:.2f} GiB"
     yield "tokens/s at batch 8, ours and `generate`", speeds(backbone, tokens)
@@ -188,10 +190,10 @@ def speeds(backbone: Backbone, tokens: int) -> str:
     return f"{rates[0]:.0f} and {rates[1]:.0f}, ratio {rates[0] / rates[1]:.2f}"
 
 
-def gradients() -> str:
-    """moonlet-1m's LoRA gradients in float32, the card's against the CPU's."""
+def gradients(other: str = "cuda") -> str:
+    """moonlet-1m's LoRA gradients in float32, another device's against the CPU's."""
     found = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", other):
         backbone = load_backbone("moonlet-1m", device="cpu")
         backbone.model.to(device)
         backbone.add_role("reference")
