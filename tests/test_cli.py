@@ -312,6 +312,18 @@ def test_a_diverged_run_says_so(data, tiny_flags, capsys, monkeypatch):
     assert "Traceback" not in error
 
 
+def test_what_a_guard_finds_is_a_line_of_its_own(finished, capsys, monkeypatch):
+    from minirlhf.stages.ppo import PPO
+
+    step = PPO.__next__
+    monkeypatch.setattr(PPO, "__next__", lambda self: step(self) | {"ref_kl": 99.0})
+    assert main(["ppo", "--name", "mine", "--ppo.updates", "3"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    [ppo, ptx] = [line for line in lines if "exploding KL" in line]
+    assert ppo.startswith("minirlhf: PPO, step 3: exploding KL. The policy is 99 nats per response")
+    assert ptx.startswith("minirlhf: PPO-ptx, step 3: exploding KL. ")
+
+
 # The other commands -----------------------------------------------------------------------------
 
 

@@ -169,7 +169,7 @@ GUARDS = (
         ("entropy",),
         FIRST,
         _entropy,
-        "Go back, lower ppo.policy_learning_rate, or raise ppo.kl_coef.",
+        "Go back and lower ppo.policy_learning_rate, or raise ppo.kl_coef.",
     ),
     Guard(
         "one answer for all prompts",

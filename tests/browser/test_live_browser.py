@@ -38,6 +38,7 @@ class FakePPO:
             "ref_kl": 6 * rise * 0.1 / (0.05 + self.kl_coef) + noise(0, 0.15),
             "response_length": 14 - 4 * rise + noise(0, 0.4),
             "clip_fraction": max(0, 0.1 + noise(0, 0.03)),
+            "entropy": 0.6 if self.update < 10 else 0.01,
         }
 
 def sample(update):
@@ -84,6 +85,8 @@ def test_live_panel(notebook, lab, shoot):
     wait_until(lambda: int(shows("points")) >= 20, "the panel draws")
     assert panel.locator(".curve").count() == 4
     assert panel.locator("table").inner_text().count("<b>") == 1  # answers are no HTML
+    finding = "Update 12: entropy collapse. The entropy has fallen from 0.6 to 0.01 nats per token"
+    assert finding in panel.locator(".findings li").inner_text()  # one, said once
     shoot(page, "live-running")
 
     click("Pause")
@@ -121,6 +124,7 @@ def test_live_panel(notebook, lab, shoot):
     second = page.locator(".minirlhf-live").nth(1)
     second.scroll_into_view_if_needed()
     assert second.get_attribute("data-points") == str(paused_at + 3)
+    assert second.locator(".findings li").count() == 1
     assert second.locator("input[name=kl_coef]").input_value() == slider.input_value()
     second.get_by_role("button", name="Resume", exact=True).click()
     state_is("running")
