@@ -64,22 +64,22 @@ class CardPeak:
 # The model ----------------------------------------------------------------------------------------
 
 
-def random_model(shapes: Shapes, bits: int) -> PreTrainedModel:
-    """A causal LM with random weights, as `load_backbone` would have it on this device."""
-    dtype = torch.bfloat16 if CARD or bits == 16 else torch.float32
-    with torch.device(DEVICE):
+def random_model(shapes: Shapes, bits: int, device: str) -> PreTrainedModel:
+    """A causal LM with random weights, in 4, 16 or 32 bits; 4 bits compute in 16 on a card."""
+    dtype = torch.bfloat16 if bits == 16 or (bits == 4 and device == "cuda") else torch.float32
+    with torch.device(device):
         model = AutoModelForCausalLM.from_config(shapes.config(), dtype=dtype)
     if bits == 4:
         for module in [*model.get_decoder().layers.modules()]:
             for name, child in [*module.named_children()]:
                 if isinstance(child, nn.Linear):
-                    setattr(module, name, four_bits(child, dtype))
+                    setattr(module, name, four_bits(child, dtype, device))
         model.is_quantized = True
     model.generation_config.eos_token_id = None
     return model
 
 
-def four_bits(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
+def four_bits(linear: nn.Linear, dtype: torch.dtype, device: str) -> nn.Module:
     packed = bitsandbytes.nn.Linear4bit(
         linear.in_features,
         linear.out_features,
@@ -92,7 +92,7 @@ def four_bits(linear: nn.Linear, dtype: torch.dtype) -> nn.Module:
         linear.weight.data, requires_grad=False, quant_type="nf4", module=packed
     )
     packed.bias = linear.bias
-    return packed.to(DEVICE)
+    return packed.to(device)
 
 
 def settings_for(bits: int, small: bool) -> Settings:
@@ -162,7 +162,7 @@ def update(shapes: Shapes, bits: int, small: bool) -> Iterator[Row]:
     tokens = settings.ppo.max_new_tokens
     meter = SimpleNamespace(live=CardPeak() if CARD else LiveBytes())
     with contextlib.nullcontext() if CARD else meter.live:
-        backbone = Backbone(random_model(shapes, bits), Endless(), "random", LoRA())
+        backbone = Backbone(random_model(shapes, bits, DEVICE), Endless(), "random", LoRA())
         measured = watched_stages(meter, settings, backbone, tokens, stages=("ppo",))
     half = CARD or bits == 16
     sums = needs(shapes, job_of(settings, half, tokens, 4))

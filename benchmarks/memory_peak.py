@@ -4,8 +4,10 @@
     python benchmarks/memory_peak.py --model smollm2 --bits 4
 
 Measured is the kernel's own high-water mark of the process (VmHWM), set back before each stage,
-less what the process had when all libraries were loaded and a tiny model had gone through every
-stage. Each model and precision is a process of its own, told to give freed memory back at once.
+less what the process had before the model was loaded. By then a model with one layer of the same
+shapes has gone through the same stages and away, so that the libraries have loaded and compiled
+what they keep. Each model and precision is a process of its own, told to give freed memory back at
+once.
 """
 
 import argparse
@@ -15,18 +17,20 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from transformers import AutoModelForCausalLM
+from gpu_check import random_model
+from transformers import PreTrainedModel
 from transformers.utils import logging
 
 from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.memory import needs
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import DataError
-from minirlhf.engine.shapes import Shapes, find_shapes
+from minirlhf.engine.shapes import find_shapes
 from minirlhf.engine.simulate import FakeTokenizer
 from minirlhf.memory_report import TITLES, job_of
 from minirlhf.memory_trial import watched_stages
@@ -36,7 +40,6 @@ from minirlhf.stages.reward import RewardConfig
 from minirlhf.stages.sft import SFTConfig
 
 MIB = 2**20
-TINY = Shapes("llama", 500, 64, 128, 2, 4, 2, 16, True, 512)
 # Rows and tokens: as many as make the weights of a model the smaller part, in a minute or two
 SIZES = {"smollm2": dict(rows=2, prompt=48, words=48)}
 OTHERS = dict(rows=48, prompt=64, words=64)
@@ -68,7 +71,7 @@ def settings_for(model: str, bits: int, checkpointing: bool, sizes: dict) -> Set
     rows = sizes["rows"]
     return Settings(
         run=RunConfig(model, "4bit" if bits == 4 else "none", checkpointing=checkpointing),
-        sft=SFTConfig(microbatch_size=rows, dropout=0.0),
+        sft=SFTConfig(microbatch_size=rows, batch_size=2 * rows, dropout=0.0),
         reward=RewardConfig(microbatch_size=max(1, rows // 4)),
         ppo=PPOConfig(
             rollout_batch_size=2 * rows, microbatch_size=rows, max_new_tokens=sizes["words"]
@@ -79,25 +82,18 @@ def settings_for(model: str, bits: int, checkpointing: bool, sizes: dict) -> Set
 def measure(model: str, bits: int, checkpointing: bool, sizes: dict) -> dict[str, int]:
     """Bytes of each stage at its worst moment, measured; to be called in a fresh process."""
     torch.set_num_threads(1)  # each thread has buffers of its own
-    warm_up(bits)
-    run = SimpleNamespace(live=HighWater())
-    backbone = load_backbone(model, "4bit" if bits == 4 else "none", device="cpu")
-    base = backbone.model.to(torch.bfloat16) if bits == 16 else backbone.model
-    backbone = Backbone(base, FakeTokenizer(), model, LoRA())
     settings = settings_for(model, bits, checkpointing, sizes)
-    return watched_stages(run, settings, backbone, sizes["prompt"])
+    one_layer = replace(find_shapes(model)[1], layers=1)
+    run_stages(random_model(one_layer, bits, "cpu"), settings, sizes, HighWater())
+    water = HighWater()
+    base = load_backbone(model, settings.run.quantize, device="cpu").model
+    base = base.to(torch.bfloat16) if bits == 16 else base
+    return run_stages(base, settings, sizes, water)
 
 
-def warm_up(bits: int) -> None:
-    """Let PyTorch load and set up all that the stages use."""
-    dtype = torch.bfloat16 if bits == 16 else torch.float32
-    model = AutoModelForCausalLM.from_config(TINY.config(), dtype=dtype)
-    if bits == 4:
-        model = load_backbone("moonlet-300k", "4bit", device="cpu").model
-    backbone = Backbone(model, FakeTokenizer(), "tiny", LoRA())
-    sizes = dict(rows=2, prompt=8, words=8)
-    meter = SimpleNamespace(live=HighWater())
-    watched_stages(meter, settings_for("tiny", bits, False, sizes), backbone, 8)
+def run_stages(base: PreTrainedModel, settings: Settings, sizes: dict, water: HighWater) -> dict:
+    backbone = Backbone(base, FakeTokenizer(), "measured", LoRA())
+    return watched_stages(SimpleNamespace(live=water), settings, backbone, sizes["prompt"])
 
 
 def compare(model: str, bits: int, checkpointing: bool) -> None:

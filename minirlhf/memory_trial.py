@@ -111,23 +111,29 @@ def watched_stages(
     answer = "x" * (settings.ppo.max_new_tokens - 1)  # EOS makes one more
     peaks = {}
     if "sft" in stages:
-        rows = 2 * settings.sft.microbatch_size
-        data = [Demonstration(prompt, answer) for prompt in _prompts(rows, prompt_tokens)]
-        config = replace(settings.sft, batch_size=rows, epochs=2, select="last")
+        rows = min(settings.sft.microbatch_size, settings.sft.batch_size)
+        data = [Demonstration(prompt, answer) for prompt in _prompts(2 * rows, prompt_tokens)]
+        config = replace(settings.sft, epochs=2, select="last", **_two(rows))
         peaks["sft"] = _worst(simulated, SFT(config, backbone, data))
     else:
         backbone.add_role("reference")
     if "reward" in stages:
-        rows, ranks = 2 * settings.reward.microbatch_size, tuple(range(1, responses + 1))
+        rows = min(settings.reward.microbatch_size, settings.reward.batch_size)
+        ranks = tuple(range(1, responses + 1))
         answers = (answer,) * responses
-        data = [Ranking(prompt, answers, ranks) for prompt in _prompts(rows, prompt_tokens)]
-        config = replace(settings.reward, batch_size=rows, epochs=2)
+        data = [Ranking(prompt, answers, ranks) for prompt in _prompts(2 * rows, prompt_tokens)]
+        config = replace(settings.reward, epochs=2, **_two(rows))
         peaks["reward"] = _worst(simulated, RewardTraining(config, backbone, data))
     else:
         backbone.add_role("reward")
     if "ppo" in stages:
         peaks |= _ppo(simulated, settings.ppo, backbone, prompt_tokens)
     return peaks
+
+
+def _two(rows: int) -> dict[str, int]:
+    """Two micro-batches of `rows` to a step."""
+    return {"batch_size": 2 * rows, "microbatch_size": rows}
 
 
 def _prompts(count: int, tokens: int) -> list[str]:
@@ -145,10 +151,13 @@ def _ppo(
     simulated: Simulation, config: PPOConfig, backbone: Backbone, prompt_tokens: int
 ) -> dict[str, int]:
     """One update as it is after the first, when Adam has its moments."""
-    episodes, rows = config.rollout_batch_size, 2 * config.microbatch_size
-    prompts = [Prompt(text) for text in _prompts(max(episodes, rows), prompt_tokens)]
-    pretraining = ["x" * config.ptx_length * rows]
-    few = replace(config, rollout_batch_size=rows, minibatch_size=rows)
+    episodes = config.rollout_batch_size
+    rows = min(config.microbatch_size, config.minibatch_size, episodes)
+    prompts = [Prompt(text) for text in _prompts(max(episodes, 2 * rows), prompt_tokens)]
+    pretraining = ["x" * config.ptx_length * 2 * rows]
+    few = replace(
+        config, rollout_batch_size=2 * rows, minibatch_size=2 * rows, microbatch_size=rows
+    )
     ppo = WatchedPPO(simulated, few, backbone, prompts, pretraining=pretraining)
     for optimiser in ppo.optimisers.values():
         for group in optimiser.param_groups:
