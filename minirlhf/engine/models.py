@@ -7,7 +7,7 @@ import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url
 from huggingface_hub.errors import HfHubHTTPError
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from minirlhf.engine import parallel
@@ -68,6 +68,8 @@ def load_backbone(
         ) from None
     if quantize == "none":
         model = model.to(device)
+    elif device == "cpu":
+        _let_go_of_file(model)
     if tokenizer.pad_token_id is None:
         # any special token but EOS: a saved reward model is read at the last token that is no pad
         spare = {*tokenizer.all_special_tokens} - {tokenizer.eos_token, tokenizer.bos_token}
@@ -75,6 +77,13 @@ def load_backbone(
     # A checkpoint's card gets this name; a path of this machine would be of no use on another.
     found = source if os.path.isdir(name) else name
     return Backbone(model, tokenizer, name=found, lora=lora, seed=seed)
+
+
+def _let_go_of_file(model: PreTrainedModel) -> None:
+    """Copy what is not in 4 bits: else the whole file with the 32-bit weights stays in memory."""
+    for parameter in model.parameters():
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.clone()
 
 
 def reachable(source: str) -> bool:

@@ -1,7 +1,9 @@
 """minirlhf.engine.models: a base by name, or one line that says why not."""
 
+import gc
 import shutil
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -117,3 +119,13 @@ def test_an_unknown_quantisation_is_named():
 def test_names_that_are_not_folders_stay_as_they_are():
     assert resolve("someone/model") == "someone/model"
     assert resolve("moonlet-1m").endswith("moonlet-1m")
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="reads Linux's /proc")
+def test_a_4_bit_model_lets_go_of_the_file_it_came_from(moonlet, tmp_path):
+    folder = shutil.copytree(moonlet, tmp_path / "mine")
+    backbone = load_backbone(str(folder), quantize="4bit", device="cpu")
+    gc.collect()
+    assert str(folder / "model.safetensors") not in Path("/proc/self/maps").read_text()
+    embedding, head = backbone.model.get_input_embeddings(), backbone.model.get_output_embeddings()
+    assert embedding.weight is head.weight
