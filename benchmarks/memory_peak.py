@@ -52,6 +52,7 @@ class HighWater:
         gc.collect()
         ctypes.CDLL("libc.so.6").malloc_trim(0)
         self.baseline = status("VmRSS")
+        self.restart()
 
     def restart(self) -> None:
         Path("/proc/self/clear_refs").write_text("5")  # VmHWM := VmRSS
