@@ -29,6 +29,7 @@ from minirlhf.world.prompts import fact_of, few_shot_prefix, held_out_prompts, p
 from minirlhf.world.requests import Request
 
 RankFunction = Callable[[Backbone, int, int, int], list[Ranking]]
+FindFunction = Callable[[Prompt, str, bool], Findings]
 MOON = "What is the moon?"
 
 
@@ -46,6 +47,8 @@ class Task:
     pretraining: list[str]  # for PPO-ptx and the pretraining mix of SFT
     systems: tuple[System, ...]  # base, prompted base, SFT
     judge: JudgeFunction | None
+    find: FindFunction | None = None  # (prompt, answer, ended) -> all that labelers can see
+    to_rank: Sequence[Prompt] = ()  # the prompts that `collect_rankings` draws from
 
 
 def load_task(name: str, seed: int = 0) -> Task:
@@ -71,6 +74,9 @@ def almanac_task(seed: int = 0) -> Task:
         verdict = judge(fact_of(almanac, prompt), answer, ended)
         return verdict.score, verdict.flags
 
+    def find(prompt: Prompt, answer: str, ended: bool) -> Findings:
+        return judge(fact_of(almanac, prompt), answer, ended).findings
+
     return Task(
         name="almanac",
         demonstrations=demos[:1_200],
@@ -78,7 +84,7 @@ def almanac_task(seed: int = 0) -> Task:
         collect_rankings=_labeled(
             training_labelers(),
             lambda count, seed: prompts(train, seed=seed + 2)[:count],
-            lambda prompt, *answer: judge(fact_of(almanac, prompt), *answer).findings,
+            find,
             prompted,
         ),
         prompts=prompts(train, seed=seed + 1),
@@ -91,6 +97,8 @@ def almanac_task(seed: int = 0) -> Task:
             System("SFT", "reference"),
         ),
         judge=gold,
+        find=find,
+        to_rank=prompts(train, seed=seed + 2),
     )
 
 
@@ -110,7 +118,7 @@ def _with_moon_first(held_out: Sequence[Prompt], almanac: Almanac) -> tuple[list
 def _labeled(
     labelers: Sequence[Labeler],
     asked: Callable[[int, int], list[Prompt]],
-    find: Callable[[Prompt, str, bool], Findings],
+    find: FindFunction,
     prompted_base: System,
 ) -> RankFunction:
     """Labelers rank K = 4 to 9 answers that the SFT model and the prompted base gave.
@@ -212,6 +220,8 @@ def api_task(seed: int = 0) -> Task:
         pretraining=list(corpus(almanac, 4_000, seed=seed + 1)),
         systems=(System("base", BASE), prompted, System("SFT", "reference")),
         judge=gold,
+        find=find,
+        to_rank=to_rank,
     )
 
 

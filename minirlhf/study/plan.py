@@ -1,0 +1,117 @@
+"""How much of everything: the full study and the quick one, and the jobs that sections share."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from minirlhf.study import answering, training
+from minirlhf.study.graph import Job
+
+# Minutes of a PPO run of 40 updates, roughly; only the order of jobs depends on them.
+COST = {"moonlet-300k": 1.0, "moonlet-1m": 3.0, "moonlet-4m": 10.0}
+TOKENS = {"api": 60, "almanac": 40}  # of an answer
+EPOCHS = {"api": 4, "almanac": 2}  # of SFT
+MIDDLE = "moonlet-1m"  # where one size is enough
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Sizes of a study. The data are the same for all seeds, what is drawn and trained is not.
+
+    Jobs on the task `api` have policies of all sizes and one large reward model, as the paper;
+    those on `almanac`, single questions, are cheaper, and stand where many runs are compared.
+    """
+
+    quick: bool = False
+    seeds: tuple[int, ...] = (0, 1, 2)
+    sizes: tuple[str, ...] = ("moonlet-300k", "moonlet-1m", "moonlet-4m")
+    prompts: int = 300  # held-out prompts
+    pooled: int = 1_200  # prompts with nine responses each, to be ranked
+    held: int = 150  # of these, for validation
+    updates: int = 40
+    episodes: int = 64  # per update
+    ptx_coef: float = 0.5
+    kl_coef: float = 0.15
+
+    @property
+    def largest(self) -> str:
+        return self.sizes[-1]
+
+    def sft(self, size: str, seed: int, task: str = "api", needs: tuple = (), **config) -> Job:
+        config = dict(epochs=EPOCHS[task]) | config
+        settings = dict(model=size, task=task, seed=seed, config=config)
+        name = f"sft-{task}-{short(size)}-{seed}"
+        return Job(name, training.sft, settings, needs, COST[size] / 3)
+
+    def pool(self, seed: int, task: str = "api") -> Job:
+        """Responses to rank: of the SFT models of all sizes, or of one."""
+        tokens = TOKENS[task]
+        settings = dict(task=task, seed=seed, prompts=self.pooled, max_new_tokens=tokens)
+        sizes = self.sizes if task == "api" else (MIDDLE,)
+        needs = tuple(self.sft(size, seed, task) for size in sizes)
+        return Job(f"pool-{task}-{seed}", training.pool, settings, needs, cost=20)
+
+    def reward(self, seed: int, task: str = "api", size: str = "", **settings: Any) -> Job:
+        """The reward model of a task, or one that differs in some settings."""
+        size = size or (self.largest if task == "api" else MIDDLE)
+        asked = dict(task=task, seed=seed, config=dict(epochs=1), valid=self.held) | settings
+        needs = (self.sft(size, seed, task), self.pool(seed, task))
+        name = f"reward-{task}-{short(size)}-{seed}"
+        return Job(name, training.reward, asked, needs, COST[size])
+
+    def policy(
+        self,
+        size: str,
+        seed: int,
+        name: str = "ppo",
+        task: str = "api",
+        reward: Job | None = None,
+        probe: int = 0,
+        **config: Any,
+    ) -> Job:
+        """A policy; `config` are fields of PPOConfig that differ from the plan's."""
+        asked: dict[str, Any] = dict(
+            updates=self.updates,
+            rollout_batch_size=self.episodes,
+            max_new_tokens=TOKENS[task],
+            kl_coef=self.kl_coef,
+            ptx_coef=self.ptx_coef if name == "ppo-ptx" else 0.0,
+        )
+        settings = dict(task=task, seed=seed, config=asked | config, probe=probe)
+        needs = (self.sft(size, seed, task), reward or self.reward(seed, task))
+        label = f"{name}-{task}-{short(size)}-{seed}"
+        return Job(label, training.policy, settings, needs, COST[size])
+
+    def base_answers(self, size: str, seed: int) -> Job:
+        """What the bare and the prompted base say to the held-out prompts."""
+        settings = self._asked(seed, "api") | dict(model=size)
+        label = f"answers-base-{short(size)}-{seed}"
+        return Job(label, answering.base, settings, (self.reward(seed),))
+
+    def answers(self, sft: Job, reward: Job, *policy: Job) -> Job:
+        """What an SFT model or a policy says to them, with that reward model's scores."""
+        seed, task = sft.settings["seed"], sft.settings["task"]
+        last = (sft, *policy)[-1]
+        return Job(
+            f"answers-{last.name}", answering.role, self._asked(seed, task), (sft, reward, *policy)
+        )
+
+    def _asked(self, seed: int, task: str) -> dict[str, Any]:
+        return dict(task=task, seed=seed, prompts=self.prompts, max_new_tokens=TOKENS[task])
+
+
+FULL = Plan()
+QUICK = Plan(
+    quick=True,
+    seeds=(0,),
+    sizes=("moonlet-300k", "moonlet-4m"),
+    prompts=120,
+    pooled=160,
+    held=40,
+    updates=8,
+    episodes=32,
+)
+
+
+def short(size: str) -> str:
+    """moonlet-300k -> 300k"""
+    return size.rpartition("-")[2]

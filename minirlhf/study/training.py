@@ -1,0 +1,303 @@
+"""The jobs that train: SFT, responses to rank, reward models, policies.
+
+Each is a plain function (folder to fill, folders it builds on, settings); see `study.graph.Job`.
+"""
+
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from minirlhf.engine.backbone import BASE, Backbone, LoRA
+from minirlhf.engine.batches import Encoder
+from minirlhf.engine.checkpoint import load_role, open_checkpoint, read_card, save_role
+from minirlhf.engine.metrics import MetricsLog
+from minirlhf.engine.models import load_backbone
+from minirlhf.engine.records import Prompt, Ranking, write_records, write_text
+from minirlhf.engine.rollout import answers, score_texts
+from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
+from minirlhf.labeling.rankings import ranking_of
+from minirlhf.stages.ppo import PPO, PPOConfig
+from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.sft import SFT, SFTConfig
+from minirlhf.tasks import Task, load_task
+from minirlhf.world.labelers import Labeler, held_out_labelers, label, training_labelers
+
+Settings = Mapping[str, Any]
+MOST_RESPONSES = 9  # K of a pool, the paper's largest
+
+
+@lru_cache
+def world(task: str) -> Task:
+    """The data, the same in all jobs: seeds change what is drawn and learned from it."""
+    return load_task(task)
+
+
+def follow(folder: Path, stage: str, steps: Iterable[Mapping[str, float]]) -> None:
+    """Go through a stage's steps and log each."""
+    log = MetricsLog(folder / "metrics.jsonl")
+    for step, stats in enumerate(steps, start=1):
+        log.write(stage, step, stats)
+
+
+def sft(
+    folder: Path, needs: Sequence[Path], model: str, task: str, seed: int, config: Settings
+) -> None:
+    """Stage 1, saved in `sft`. Needs nothing, or a reward model that scores each epoch."""
+    data, score = world(task), None
+    if needs:
+        judge = open_reward(needs[0])
+
+        def score(prompts, responses):
+            return score_texts(judge, prompts, responses)
+
+    backbone = load_backbone(model, lora=LoRA(), seed=seed)
+    demos, valid = data.demonstrations, data.valid_demonstrations
+    follow(folder, "sft", SFT(SFTConfig(seed=seed, **config), backbone, demos, valid, score))
+    save_role(backbone, "reference", folder / "sft")
+
+
+def pool(
+    folder: Path, needs: Sequence[Path], task: str, seed: int, prompts: int, max_new_tokens: int
+) -> None:
+    """Nine responses to each of some prompts, for labelers to rank.
+
+    As in the paper they come from several models: here the SFT models of `needs` and, one in
+    seven, the prompted base of the first.
+    """
+    data, rng = world(task), random.Random(f"pool/{seed}")
+    asked = list(data.to_rank)
+    rng.shuffle(asked)
+    asked = asked[:prompts]
+    sources = [rng.choices(range(len(needs) + 1), [6 / 7 / len(needs)] * len(needs) + [1 / 7],
+                           k=MOST_RESPONSES) for _ in asked]  # fmt: skip
+    rows: list[dict] = [
+        {"prompt_id": p.id, "texts": [""] * MOST_RESPONSES, "ended": [True] * MOST_RESPONSES}
+        for p in asked
+    ]
+    prompted = next(system for system in data.systems if system.prefix)
+    for source in range(len(needs) + 1):
+        backbone = open_checkpoint(needs[source % len(needs)] / "sft", "reference")
+        system = prompted if source == len(needs) else System("SFT", "reference")
+        places = [(i, k) for i, row in enumerate(sources) for k in range(9) if row[k] == source]
+        given = ask(backbone, system, [asked[i] for i, _ in places], max_new_tokens, seed)
+        for (i, k), (text, ended) in zip(places, given, strict=True):
+            rows[i]["texts"][k], rows[i]["ended"][k] = text, ended
+    write_text(folder / "pool.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def ask(
+    backbone: Backbone,
+    system: System,
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    seed: int,
+    temperature: float = 1.0,
+) -> list[tuple[str, bool]]:
+    """(text, whether it ended) for each prompt; a base is asked in plain text and cut at `stop`."""
+    encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
+    base = system.role == BASE
+    ids = [
+        encoder.plain(system.plain(p), max_new_tokens)
+        if base
+        else encoder.prompt(p, max_new_tokens)
+        for p in prompts
+    ]
+    found = answers(backbone, system.role, encoder, ids, max_new_tokens, seed, temperature,
+                    batch_size=128)  # fmt: skip
+    if not system.stop:
+        return found
+    return [(text.split(system.stop)[0].strip(), ended or system.stop in text)
+            for text, ended in found]  # fmt: skip
+
+
+def read_pool(folder: Path) -> list[dict]:
+    """The rows that `pool` wrote."""
+    return [json.loads(line) for line in (folder / "pool.jsonl").read_text("utf-8").splitlines()]
+
+
+def labelled(
+    rows: Sequence[dict],
+    task: str,
+    labelers: Sequence[Labeler],
+    seed: int,
+    k: int | None = None,
+) -> list[Ranking]:
+    """Each row ranked by one of the labelers, K = `k` or 4 to 9 of its responses.
+
+    Rows whose responses all tie are left out: they hold no pair.
+    """
+    data = world(task)
+    by_id = {p.id: p for p in data.to_rank}
+    rankings = []
+    for row in rows:
+        rng = random.Random(f"labelled/{seed}/{row['prompt_id']}")
+        prompt, count = by_id[row["prompt_id"]], k or rng.randint(4, MOST_RESPONSES)
+        texts, ended = row["texts"][:count], row["ended"][:count]
+        found = [data.find(prompt, *answer) for answer in zip(texts, ended, strict=True)]
+        forms = label(rng.choice(labelers), prompt.id, texts, found)
+        if (ranking := ranking_of(forms, prompt)) is not None:
+            rankings.append(ranking)
+    return rankings
+
+
+def reward(
+    folder: Path,
+    needs: Sequence[Path],
+    task: str,
+    seed: int,
+    config: Settings,
+    rankings: int | None = None,
+    valid: int = 150,
+    k: int | None = None,
+    fold: int | None = None,
+    shuffled_pairs: bool = False,
+) -> None:
+    """Stage 2 on (SFT, pool): saved in `reward`, what it reaches in results.json.
+
+    Args:    rankings: how many of the pool's prompts are learned from, None = all but `valid`;
+             fold: one fifth of the training labelers ranks nothing that is learned from, and is
+             the group whose accuracy is told apart; shuffled_pairs: every pair is a ranking of
+             its own, so that the pairs of a prompt fall into different batches.
+    """
+    rows, people = read_pool(needs[1]), training_labelers()
+    held, rest = rows[:valid], rows[valid:][:rankings]
+    apart = [p for i, p in enumerate(people) if i % 5 == fold]
+    inside = [p for p in people if p not in apart]
+    train = labelled(rest, task, inside, seed, k)
+    if shuffled_pairs:
+        train = [pair for ranking in train for pair in pairs_of(ranking)]
+    tests = {"valid": labelled(held, task, inside, seed),
+             "held_out": labelled(held, task, held_out_labelers(), seed)}  # fmt: skip
+    if apart:
+        tests["fold"] = labelled(held, task, apart, seed)
+    backbone = open_checkpoint(needs[0] / "sft", "reference")
+    steps = RewardTraining(RewardConfig(seed=seed, **config), backbone, train, tests["valid"],
+                           world(task).demonstrations)  # fmt: skip
+    follow(folder, "reward", steps)
+    save_role(backbone, "reward", folder / "reward")
+    write_records(folder / "train.jsonl", train)
+    results: dict[str, Any] = {"rankings": len(train), "pairs": sum(map(count_pairs, train))}
+    for name, found in {"train": train[:300], **tests}.items():
+        results[name] = measured(backbone, found)
+    write_text(folder / "results.json", json.dumps(results))
+
+
+def measured(backbone: Backbone, rankings: Sequence[Ranking]) -> dict[str, Any]:
+    """How a reward model orders rankings: accuracy, and score differences with what labelers said.
+
+    Returns: `accuracy` of untied pairs, pooled; `prompts`: for each ranking [right, pairs];
+             `deltas`: r_i - r_j of each pair whose i the labeler ranked better.
+    """
+    texts = [(ranking, text) for ranking in rankings for text in ranking.responses]
+    prompts = [Prompt(r.prompt, history=r.history) for r, _ in texts]
+    scores = iter(score_texts(backbone, prompts, [text for _, text in texts]))
+    per_prompt, deltas = [], []
+    for ranking in rankings:
+        own = [next(scores) for _ in ranking.responses]
+        found = [own[i] - own[j] for i, j in better(ranking)]
+        per_prompt.append([sum((d > 0) + (d == 0) / 2 for d in found), len(found)])
+        deltas += found
+    right, pairs = (sum(column) for column in zip(*per_prompt, strict=True))
+    return {"accuracy": right / pairs, "prompts": per_prompt, "deltas": deltas}
+
+
+def better(ranking: Ranking) -> list[tuple[int, int]]:
+    """The pairs (i, j) of responses of which the labeler ranked i better."""
+    ranks = ranking.ranks
+    return [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
+
+
+def count_pairs(ranking: Ranking) -> int:
+    return len(better(ranking))
+
+
+def pairs_of(ranking: Ranking) -> list[Ranking]:
+    """A ranking taken apart into one of two responses for each pair."""
+    return [
+        Ranking(ranking.prompt, (ranking.responses[i], ranking.responses[j]), (1, 2),
+                ranking.labeler, id=ranking.id, use_case=ranking.use_case,
+                history=ranking.history)
+        for i, j in better(ranking)
+    ]  # fmt: skip
+
+
+def open_reward(folder: Path) -> Backbone:
+    """A backbone with the role `reward` of a job."""
+    return open_checkpoint(folder / "reward", "reward")
+
+
+def policy(
+    folder: Path,
+    needs: Sequence[Path],
+    task: str,
+    seed: int,
+    config: Settings,
+    probe: int = 0,
+    probe_prompts: int = 100,
+) -> None:
+    """Stage 3 on (SFT, reward model): the policy is saved in `policy`.
+
+    A reward model on another base scores texts as any reward function does.
+    Args:    probe: after every so many updates the policy answers held-out prompts; means of
+             `score`, `gold` and `ref_kl` go to probes.json; 0 = never.
+    """
+    data = world(task)
+    backbone = open_checkpoint(needs[0] / "sft", "reference")
+    same_base = read_card(needs[1] / "reward")["base"] == backbone.name
+    judge = backbone if same_base else open_reward(needs[1])
+    if same_base:
+        load_role(backbone, "reward", needs[1] / "reward")
+
+    def score(prompts, responses):
+        return score_texts(judge, prompts, responses)
+
+    steps = PPO(
+        PPOConfig(seed=seed, **config),
+        backbone,
+        data.prompts,
+        reward=None if same_base else score,
+        pretraining=data.pretraining,
+    )
+    tokens, probes = steps.config.max_new_tokens, []
+
+    def probed():
+        for stats in steps:
+            yield stats
+            if probe and steps.update % probe == 0:
+                found = answer(backbone, System("policy", "policy"), data, tokens, seed,
+                               probe_prompts, judge)  # fmt: skip
+                probes.append({"update": steps.update} | means(found))
+
+    follow(folder, "ppo", probed())
+    steps.adopt_average()
+    save_role(backbone, "policy", folder / "policy")
+    write_text(folder / "probes.json", json.dumps(probes))
+
+
+def answer(
+    backbone: Backbone,
+    system: System,
+    data: Task,
+    max_new_tokens: int,
+    seed: int,
+    prompts: int,
+    judge: Backbone | None = None,
+) -> list[Answer]:
+    """Answers to the first of the held-out prompts, with the scores of a judge on any base."""
+    asked = data.test_prompts[:prompts]
+    found = answer_prompts(backbone, system, asked, max_new_tokens, seed, judge=data.judge,
+                           batch_size=128)  # fmt: skip
+    if judge is None or judge is backbone:
+        return found
+    scores = score_texts(judge, asked, [a.answer for a in found])
+    return [replace(a, score=score) for a, score in zip(found, scores, strict=True)]
+
+
+def means(answers: Sequence[Answer]) -> dict[str, float]:
+    """Mean score, gold score and KL of some answers."""
+    names = ("score", "gold", "ref_kl", "length")
+    return {name: sum(getattr(a, name) for a in answers) / len(answers) for name in names}

@@ -1,0 +1,77 @@
+"""Jobs are done once, in order, whole or not at all."""
+
+import json
+
+import pytest
+
+from minirlhf.engine.records import DataError, write_text
+from minirlhf.study.graph import CARD, Job, do, is_done, missing, read_card, run_jobs
+
+
+def add(folder, needs, value):
+    """Fill the folder with the value plus those of the jobs before."""
+    total = value + sum(int((need / "sum").read_text()) for need in needs)
+    write_text(folder / "sum", str(total))
+
+
+def fail(folder, needs, text):
+    write_text(folder / "half", "done")
+    raise ValueError(f"{text}\nmore of it")
+
+
+def chain():
+    one, two = Job("one", add, {"value": 1}), Job("two", add, {"value": 2})
+    both = Job("both", add, {"value": 10}, (one, two))
+    return one, two, both, Job("top", add, {"value": 100}, (both, one))
+
+
+def test_a_key_is_what_the_result_depends_on():
+    one, two, both, top = chain()
+    again = Job("another name", add, {"value": 1}, cost=9)
+    assert again == one and hash(again) == hash(one)
+    assert len({one.key, two.key, both.key, top.key}) == 4
+    assert Job("both", add, {"value": 10}, (two, one)).key != both.key
+    assert Job("one", fail, {"value": 1}).key != one.key
+
+
+def test_two_workers_do_all_that_is_needed_and_only_once(tmp_path):
+    one, _, both, top = chain()
+    said = []
+    run_jobs([top, both], tmp_path, workers=2, tell=said.append)
+    assert (tmp_path / top.folder / "sum").read_text() == "114"  # 100 + (10 + 1 + 2) + 1
+    assert len(said) == 4 and said[-1].startswith("4/4 top (")
+    assert read_card(both, tmp_path)["needs"] == [job.folder for job in both.needs]
+
+    (tmp_path / one.folder / "sum").write_text("5")  # kept, so a job that is new sees it
+    more = Job("more", add, {"value": 1000}, (top, one))
+    said.clear()
+    run_jobs([more, top], tmp_path, workers=2, tell=said.append)
+    assert (tmp_path / more.folder / "sum").read_text() == "1119"
+    assert len(said) == 1
+
+
+def test_what_a_finished_job_needed_is_not_done_again(tmp_path):
+    one, two, both, top = chain()
+    for job in (one, two, both):
+        do(job, tmp_path)
+    for job in (one, two):
+        (tmp_path / job.folder / CARD).unlink()
+    assert missing([both], tmp_path) == {}
+    assert missing([top], tmp_path) == {top: [one], one: []}
+
+
+def test_a_failing_job_is_named_in_one_line_and_leaves_nothing(tmp_path):
+    bad = Job("bad", fail, {"text": "no such thing"})
+    late = Job("late", add, {"value": 1}, (bad,))
+    with pytest.raises(DataError, match=r"^study: job bad: ValueError: no such thing$"):
+        run_jobs([late], tmp_path, workers=1, tell=print)
+    assert not is_done(bad, tmp_path) and [*tmp_path.iterdir()] == []
+
+
+def test_a_killed_job_leaves_nothing_that_counts(tmp_path):
+    one = Job("one", add, {"value": 1})
+    half = tmp_path / f".{one.folder}.12345678.partial"
+    half.mkdir()
+    run_jobs([one], tmp_path, workers=1, tell=lambda text: None)
+    assert not half.exists()
+    assert json.loads((tmp_path / one.folder / CARD).read_text())["settings"] == {"value": 1}
