@@ -1,4 +1,4 @@
-"""From one score per response to an advantage per token."""
+"""From one score per response to an advantage, per token (PPO) or per response (RLOO, GRPO)."""
 
 import torch
 from torch import Tensor
@@ -77,3 +77,55 @@ def gae(
         advantages[:, t] = next_advantage
     advantages = zero_masked(advantages, response_mask)
     return advantages, advantages + values
+
+
+def _check_groups(rewards: Tensor) -> None:
+    if rewards.dim() != 2 or rewards.shape[1] < 2:
+        raise ValueError(
+            f"rewards must be (B, K) with K >= 2 samples to a prompt, got {tuple(rewards.shape)}"
+        )
+
+
+@torch.no_grad()
+def leave_one_out_advantages(rewards: Tensor) -> Tensor:
+    """RLOO: a sample's reward less the mean reward of the same prompt's other samples.
+
+        A_i = R_i - 1 / (K - 1) sum_{j != i} R_j
+
+    Its own reward is no part of a sample's baseline, so the baseline does not depend on what it is
+    a baseline for, and leaves the policy gradient unbiased. With it, the gradient would be
+    (K - 1) / K as long: at K = 2 by half.
+
+    Source:  Kool et al. 2019; Ahmadian et al. 2024, section 3 (arXiv:2402.14740).
+    Args:    rewards (B, K), RM units: K samples to each of B prompts.
+    Returns: (B, K), RM units, without gradient; each row sums to 0.
+    Raises:  ValueError for another shape, or K < 2.
+    >>> leave_one_out_advantages(torch.tensor([[1.0, 2.0, 6.0]])).tolist()
+    [[-3.0, -1.5, 4.5]]
+    """
+    _check_groups(rewards)
+    others = (rewards.sum(1, keepdim=True) - rewards) / (rewards.shape[1] - 1)
+    return rewards - others
+
+
+@torch.no_grad()
+def group_advantages(rewards: Tensor, scale: bool = True, epsilon: float = 1e-4) -> Tensor:
+    """GRPO: how many standard deviations a sample's reward is above the mean of its prompt's.
+
+        A_i = (r_i - mean r) / (std r + epsilon)
+
+    Divided by the spread, a prompt whose samples hardly differ weighs as much as one whose samples
+    do; Dr. GRPO (arXiv:2503.20783) does without, scale=False. The paper does not say which standard
+    deviation; this one divides by K - 1, as TRL's and verl's.
+
+    Source:  Shao et al. 2024, section 4.1.2 (arXiv:2402.03300).
+    Args:    rewards (B, K), RM units: K samples to each of B prompts; epsilon, RM units.
+    Returns: (B, K), 1 (RM units if not scaled), without gradient; 0 where a prompt's rewards are
+             all the same.
+    Raises:  ValueError for another shape, or K < 2.
+    >>> [round(a, 3) for a in group_advantages(torch.tensor([[1.0, 2.0, 6.0]]))[0].tolist()]
+    [-0.756, -0.378, 1.134]
+    """
+    _check_groups(rewards)
+    advantages = rewards - rewards.mean(1, keepdim=True)
+    return advantages / (rewards.std(1, keepdim=True) + epsilon) if scale else advantages

@@ -1,4 +1,4 @@
-"""The losses of all three stages. Losses are minimised; what is a target carries no gradient.
+"""The losses of all stages. Losses are minimised; what is a target carries no gradient.
 
 `count` is always the whole minibatch's number of counted entries (see `masked_mean`).
 """
@@ -7,7 +7,13 @@ import torch
 from torch import Tensor
 
 from minirlhf.maths.kl import k3
-from minirlhf.maths.masked import check_shapes, full_precision, masked_mean, zero_masked
+from minirlhf.maths.masked import (
+    as_mask,
+    check_shapes,
+    full_precision,
+    masked_mean,
+    zero_masked,
+)
 
 
 def sft_loss(logprobs: Tensor, mask: Tensor, count: float | Tensor | None = None) -> Tensor:
@@ -54,12 +60,17 @@ def _masked_terms(
     return logratio, zero_masked(advantages.detach(), response_mask)
 
 
-def _surrogates(logratio: Tensor, advantages: Tensor, clip_range: float) -> tuple[Tensor, Tensor]:
+def _surrogates(
+    logratio: Tensor, advantages: Tensor, clip_range: float | None
+) -> tuple[Tensor, Tensor]:
     """The unclipped and the clipped loss per token."""
-    if not clip_range > 0:
-        raise ValueError(f"clip_range must be positive, got {clip_range}")
     ratio = logratio.exp()
-    return -advantages * ratio, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
+    unclipped = -advantages * ratio
+    if clip_range is None:
+        return unclipped, unclipped
+    if not clip_range > 0:
+        raise ValueError(f"clip_range must be positive or None, got {clip_range}")
+    return unclipped, -advantages * ratio.clamp(1 - clip_range, 1 + clip_range)
 
 
 def policy_loss(
@@ -67,7 +78,7 @@ def policy_loss(
     old_logprobs: Tensor,
     advantages: Tensor,
     response_mask: Tensor,
-    clip_range: float = 0.2,
+    clip_range: float | None = 0.2,
     count: float | Tensor | None = None,
 ) -> Tensor:
     """PPO's clipped objective, as a loss.
@@ -80,7 +91,7 @@ def policy_loss(
 
     Source:  Schulman et al. 2017, eq. 7 (arXiv:1707.06347).
     Args:    logprobs, old_logprobs (B, R), nats; advantages (B, R); response_mask (B, R) bool,
-             True = counts; clip_range > 0.
+             True = counts; clip_range > 0, or None for no clipping: mean of -A ratio.
     Returns: scalar, in the unit of the advantages.
     Raises:  ValueError where shapes differ, nothing counts, or clip_range is not positive.
     >>> old, new = torch.tensor([[0.5]]).log(), torch.tensor([[0.9]]).log()
@@ -122,6 +133,99 @@ def policy_penalty_loss(
     penalty = k3(torch.zeros_like(logratio), logratio)  # zeros: k3 sees only the difference
     losses = -advantages * logratio.exp() + penalty_coef * penalty
     return masked_mean(losses, response_mask, count)
+
+
+def reinforce_loss(
+    logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    count: float | Tensor | None = None,
+) -> Tensor:
+    """REINFORCE on whole responses: all tokens of a response are one action.
+
+        loss = -mean over responses of A log pi(y|x),   log pi(y|x) = sum_t log pi(y_t)
+
+    Its value says nothing; its gradient is the policy gradient, for samples of the policy as it is.
+
+    Source:  Williams 1992; Ahmadian et al. 2024, section 3 (arXiv:2402.14740).
+    Args:    logprobs (B, R), nats; advantages (B,); response_mask (B, R) bool, True = counts;
+             count = number of responses in the whole minibatch.
+    Returns: scalar, advantage units times nats.
+    Raises:  ValueError where shapes differ or count <= 0.
+    >>> logprobs, mask = torch.tensor([[-1.0, -2.0], [-4.0, -9.0]]), torch.tensor([[1, 1], [1, 0]])
+    >>> reinforce_loss(logprobs, torch.tensor([2.0, -1.0]), mask).item()  # (2 * 3 - 1 * 4) / 2
+    1.0
+    """
+    whole = zero_masked(logprobs, response_mask).sum(1)
+    check_shapes(responses=whole, advantages=advantages)
+    return -masked_mean(advantages.detach() * whole, torch.ones_like(whole).bool(), count)
+
+
+def token_weights(response_mask: Tensor, mean: str = "response", longest: int = 1) -> Tensor:
+    """What each token weighs in GRPO's loss; three papers, three means.
+
+        "response"  1 / (B length)   GRPO: responses weigh the same, so a long one's tokens less
+        "token"     1 / tokens       DAPO, and PPO here: tokens weigh the same, a long response more
+        "constant"  1 / (B longest)  Dr. GRPO: the same, however long responses have turned out
+
+    Under "response" a long wrong answer is punished less per token than a short one, which rewards
+    length where answers are wrong (Liu et al. 2025).
+
+    Source:  Shao et al. 2024, eq. 3 (arXiv:2402.03300); Yu et al. 2025 (2503.14476); Liu et al.
+             2025 (2503.20783).
+    Args:    response_mask (B, R) bool, True = counts; longest: tokens that a response could have.
+    Returns: (B, R) float32, 0 where masked.
+    Raises:  ValueError for another mean, or a float mask.
+    >>> token_weights(torch.tensor([[1, 1, 0], [1, 0, 0]])).tolist()
+    [[0.25, 0.25, 0.0], [0.5, 0.0, 0.0]]
+    """
+    mask = as_mask(response_mask).float()
+    if mean == "response":
+        return mask / mask.sum(1, keepdim=True).clamp(min=1) / len(mask)
+    if mean == "token":
+        return mask / mask.sum().clamp(min=1)
+    if mean == "constant":
+        return mask / (len(mask) * longest)
+    raise ValueError(f"mean must be 'response', 'token' or 'constant', got {mean!r}")
+
+
+def grpo_loss(
+    logprobs: Tensor,
+    old_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    advantages: Tensor,
+    weights: Tensor,
+    clip_range: float | None = 0.2,
+    kl_coef: float = 0.04,
+) -> Tensor:
+    """GRPO's objective, as a loss: PPO's clipped one, one advantage per response, KL beside it.
+
+        loss = sum of weight (max(-A ratio, -A clip(ratio)) + kl_coef k3)
+        k3   = pi_ref / pi - 1 - log(pi_ref / pi)
+
+    PPO has the KL in the reward, so that a token also pays for those after it; here each token pays
+    for itself, and k3's gradient is not that of the KL (it is k2's which is).
+
+    Source:  Shao et al. 2024, eqs. 3 and 4 (arXiv:2402.03300).
+    Args:    logprobs, old_logprobs, ref_logprobs (B, R), nats; advantages (B,); weights (B, R) of
+             `token_weights` for the whole minibatch, 0 = does not count; clip_range > 0, or None
+             for no clipping; kl_coef >= 0, advantage units per nat.
+    Returns: scalar, in the unit of the advantages.
+    Raises:  ValueError where shapes differ, clip_range is not positive or kl_coef is negative.
+    >>> old, new, ref = (torch.tensor([[p]]).log() for p in (0.5, 0.9, 0.45))
+    >>> loss = grpo_loss(new, old, ref, torch.tensor([2.0]), torch.tensor([[1.0]]), kl_coef=1.0)
+    >>> round(loss.item(), 4)  # -2 * 1.2 + (0.5 - 1 + log 2)
+    -2.2069
+    """
+    if not kl_coef >= 0:
+        raise ValueError(f"kl_coef must not be negative, got {kl_coef}")
+    check_shapes(logprobs=logprobs, ref_logprobs=ref_logprobs, weights=weights)
+    mask, advantages = weights > 0, advantages[:, None].expand(logprobs.shape)
+    terms = _masked_terms(logprobs, old_logprobs, advantages, mask)
+    unclipped, clipped = _surrogates(*terms, clip_range)
+    ref_logratio = zero_masked(logprobs - ref_logprobs.detach(), mask)
+    penalty = k3(ref_logratio, torch.zeros_like(ref_logratio))  # k3 sees only the difference
+    return (weights * (torch.maximum(unclipped, clipped) + kl_coef * penalty)).sum()
 
 
 def value_loss(
@@ -180,7 +284,7 @@ def clip_fraction(
     old_logprobs: Tensor,
     advantages: Tensor,
     response_mask: Tensor,
-    clip_range: float = 0.2,
+    clip_range: float | None = 0.2,
 ) -> Tensor:
     """Share of tokens whose clipped loss is the larger: those that give no gradient.
 

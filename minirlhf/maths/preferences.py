@@ -113,6 +113,38 @@ def ranking_loss(
     return _mean_over_prompts(losses / pairs.clamp(min=1), pairs > 0, count)
 
 
+def dpo_loss(
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    ranks: Tensor,
+    beta: float,
+    count: float | Tensor | None = None,
+) -> Tensor:
+    """DPO: the reward model's loss, with the policy as a reward model of its own.
+
+        r(x, y) = beta (log pi(y|x) - log pi_ref(y|x))
+        loss    = mean over prompts of mean over pairs of -log sigmoid(r_better - r_worse)
+
+    For that reward the policy is the best one at KL price beta, whatever pi is: so fitting r to the
+    rankings is fitting the policy. While pi = pi_ref the loss is ln 2.
+
+    Source:  Rafailov et al. 2023, eq. 7 (arXiv:2305.18290); all pairs of a ranking as in
+             `ranking_loss`.
+    Args:    logprobs, ref_logprobs (B, K), nats, of whole responses: sums over their tokens; ranks
+             (B, K) int; beta > 0, RM units per nat; count as in `ranking_loss`.
+    Returns: scalar, nats per pair.
+    Raises:  ValueError where shapes differ, beta is not positive, or no prompt has a pair.
+    >>> logprobs, ref_logprobs = torch.tensor([[-1.0, -4.0]]), torch.tensor([[-2.0, -3.0]])
+    >>> loss = dpo_loss(logprobs, ref_logprobs, torch.tensor([[1, 2]]), beta=0.5)
+    >>> round(loss.item(), 4)  # log(1 + exp(-0.5 * (1 + 1)))
+    0.3133
+    """
+    if not beta > 0:
+        raise ValueError(f"beta must be positive, got {beta}")
+    check_shapes(logprobs=logprobs, ref_logprobs=ref_logprobs, ranks=ranks)
+    return ranking_loss(beta * (logprobs - ref_logprobs.detach()), ranks, count=count)
+
+
 def _contest_losses(scores: Tensor, ranks: Tensor) -> tuple[Tensor, Tensor]:
     """-log P(i is picked from itself and all strictly worse), and whether any is worse (B, K)."""
     scores, better, _ = _compare(scores, ranks)

@@ -1,15 +1,22 @@
 """advantages.py: sums, a linear solve, the forward view, and what must change nothing."""
 
+import itertools
 import math
 from functools import partial
 
 import numpy
 import pytest
+import scipy.stats
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minirlhf.maths.advantages import gae, token_rewards
+from minirlhf.maths.advantages import (
+    gae,
+    group_advantages,
+    leave_one_out_advantages,
+    token_rewards,
+)
 
 float64 = partial(torch.tensor, dtype=torch.float64)
 NAN = math.nan
@@ -191,3 +198,127 @@ def test_gae_refuses(changes, message):
     }
     with pytest.raises(ValueError, match=message):
         gae(**arguments | changes)
+
+
+# --- groups: RLOO and GRPO -----------------------------------------------------------------
+
+
+@st.composite
+def groups(draw):
+    """rewards (B, K) float64."""
+    prompts, k = draw(st.integers(1, 4)), draw(st.integers(2, 6))
+    generator = torch.Generator().manual_seed(draw(st.integers(0, 10_000)))
+    return 3 * torch.randn(prompts, k, dtype=torch.float64, generator=generator)
+
+
+def slow_leave_one_out(rewards):
+    """Sample by sample, from a list without it."""
+    return [
+        [own - numpy.mean(numpy.delete(row, i)) for i, own in enumerate(row)]
+        for row in rewards.numpy()
+    ]
+
+
+def check_leave_one_out(function):
+    """By hand: (1, 2, 6): 1 - 8/2, 2 - 7/2, 6 - 3/2; two samples: their difference, both ways."""
+    got = function(float64([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])).tolist()
+    return (
+        got[0] == pytest.approx([-3.0, -1.5, 4.5], abs=1e-12)
+        and got[1] == pytest.approx([0, 0, 0], abs=1e-12)
+        and function(float64([[5.0, 2.0]]))[0].tolist() == pytest.approx([3.0, -3.0], abs=1e-12)
+    )
+
+
+def check_group(function):
+    """By hand: mean 3, deviations -2, -1, 3, variance 14 / 2; a prompt without spread gets 0."""
+    got = function(float64([[1.0, 2.0, 6.0], [4.0, 4.0, 4.0]])).tolist()
+    wanted = [deviation / (7**0.5 + 1e-4) for deviation in (-2, -1, 3)]
+    return got[0] == pytest.approx(wanted, abs=1e-9) and got[1] == pytest.approx([0, 0, 0])
+
+
+def centred(rewards):
+    return rewards - rewards.mean(1, keepdim=True)
+
+
+LEAVE_ONE_OUT_MUTANTS = {
+    "baseline has one's own sample": centred,
+    "no baseline": lambda r: r,
+    "sign flipped": lambda r: -leave_one_out_advantages(r),
+    "baseline of the whole batch": lambda r: r - (r.sum() - r) / (r.numel() - 1),
+    "divided by K": lambda r: r - (r.sum(1, keepdim=True) - r) / r.shape[1],
+    "standard deviation taken": group_advantages,
+    "first sample as baseline": lambda r: r - r[:, :1],
+}
+GROUP_MUTANTS = {
+    "sign flipped": lambda r: -group_advantages(r),
+    "no standard deviation": centred,
+    "variance": lambda r: centred(r) / (r.var(1, keepdim=True) + 1e-4),
+    "divided by K": lambda r: centred(r) / (r.std(1, keepdim=True, correction=0) + 1e-4),
+    "mean not subtracted": lambda r: r / (r.std(1, keepdim=True) + 1e-4),
+    "spread of the whole batch": lambda r: centred(r) / (r.std() + 1e-4),
+    "no epsilon": lambda r: centred(r) / r.std(1, keepdim=True),
+    "leave one out": leave_one_out_advantages,
+}
+
+
+def test_group_checks_pass_what_is_right_and_no_mutant():
+    assert check_leave_one_out(leave_one_out_advantages)
+    assert check_group(group_advantages)
+    for name, mutant in LEAVE_ONE_OUT_MUTANTS.items():
+        assert not check_leave_one_out(mutant), name
+    for name, mutant in GROUP_MUTANTS.items():
+        assert not check_group(mutant), name
+
+
+@given(groups())
+def test_leave_one_out_agrees_with_the_slow_loop_and_with_its_closed_form(rewards):
+    advantages = leave_one_out_advantages(rewards)
+    wanted = torch.tensor(slow_leave_one_out(rewards))
+    torch.testing.assert_close(advantages, wanted, rtol=0, atol=1e-12)
+    k = rewards.shape[1]
+    torch.testing.assert_close(advantages, k / (k - 1) * centred(rewards), rtol=0, atol=1e-12)
+    assert advantages.sum(1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("advantages", "share"), [(leave_one_out_advantages, 1.0), (centred, 2 / 3)]
+)
+def test_leaving_oneself_out_keeps_the_gradient_unbiased(advantages, share):
+    """All triples of samples from 3 actions enumerated: E[mean of A grad log pi] is grad E[r]."""
+    logits, reward = float64([0.3, -0.5, 1.0]).requires_grad_(), float64([2.0, -1.0, 0.5])
+    (reward @ logits.softmax(0)).backward()
+    expected = torch.zeros(3, dtype=torch.float64)
+    logprobs = logits.detach().log_softmax(0)
+    for drawn in itertools.product(range(3), repeat=3):
+        index = torch.tensor(drawn)
+        score = torch.eye(3, dtype=torch.float64)[index] - logprobs.exp()  # grad log pi
+        probability = logprobs[index].sum().exp()
+        expected += probability * (advantages(reward[index][None])[0] @ score) / 3
+    torch.testing.assert_close(expected, share * logits.grad, rtol=1e-12, atol=1e-15)
+
+
+@given(groups())
+def test_group_advantages_agree_with_scipy(rewards):
+    got = group_advantages(rewards, epsilon=0.0).numpy()
+    numpy.testing.assert_allclose(got, scipy.stats.zscore(rewards.numpy(), axis=1, ddof=1), 1e-9)
+    plain = group_advantages(rewards, scale=False)
+    torch.testing.assert_close(plain, centred(rewards), rtol=0, atol=1e-12)
+
+
+@given(groups(), st.floats(-5, 5), st.floats(0.1, 10))
+def test_a_prompts_level_changes_no_advantage_and_its_scale_only_some(rewards, shift, scale):
+    for function in (leave_one_out_advantages, group_advantages):
+        moved = function(rewards + shift)
+        torch.testing.assert_close(moved, function(rewards), rtol=1e-6, atol=1e-9)
+    got = leave_one_out_advantages(scale * rewards)
+    torch.testing.assert_close(got, scale * leave_one_out_advantages(rewards), rtol=1e-9, atol=1e-9)
+    got = group_advantages(scale * rewards, epsilon=0.0)
+    torch.testing.assert_close(got, group_advantages(rewards, epsilon=0.0), rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("function", [leave_one_out_advantages, group_advantages])
+def test_groups_carry_no_gradient_and_refuse_what_is_none(function):
+    assert not function(torch.zeros(2, 3, requires_grad=True) + 1).requires_grad
+    for shape in ((4,), (4, 1), (2, 2, 2)):
+        with pytest.raises(ValueError, match=r"rewards must be \(B, K\) with K >= 2 .* got \("):
+            function(torch.zeros(shape))

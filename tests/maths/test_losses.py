@@ -13,10 +13,13 @@ from minirlhf.maths.kl import exact_kl
 from minirlhf.maths.losses import (
     clip_fraction,
     entropy,
+    grpo_loss,
     policy_loss,
     policy_penalty_loss,
     ptx_loss,
+    reinforce_loss,
     sft_loss,
+    token_weights,
     value_loss,
 )
 from minirlhf.maths.masked import gather_logprobs
@@ -124,8 +127,8 @@ def test_bad_input_is_refused(loss, inputs):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda *x: policy_loss(*x, clip_range=0), "clip_range must be positive, got 0"),
-        (lambda *x: clip_fraction(*x, clip_range=NAN), "clip_range must be positive, got nan"),
+        (lambda *x: policy_loss(*x, clip_range=0), "clip_range must be positive or None, got 0"),
+        (lambda *x: clip_fraction(*x, clip_range=NAN), "clip_range must be .* None, got nan"),
         (lambda *x: value_loss(*x, clip_range=-1), "clip_range must be positive or None, got -1"),
         (lambda *x: policy_penalty_loss(*x, -1), "penalty_coef must not be negative, got -1"),
     ],
@@ -190,6 +193,18 @@ def test_before_any_update_the_loss_is_minus_the_mean_advantage(batch):
         value.backward()  # and the gradient is REINFORCE's: -A / n
         wanted = torch.where(mask, -advantages / mask.sum(), 0.0)
         torch.testing.assert_close(new.grad, wanted, rtol=1e-12, atol=1e-15)
+
+
+@given(batches())
+def test_without_a_clip_range_nothing_is_held(batch):
+    numbers, mask = batch
+    new = numbers[0].clone().requires_grad_()
+    loss = policy_loss(new, *numbers[1:], mask, clip_range=None)
+    assert loss.item() == pytest.approx(slow_policy_loss(*numbers, mask, 1e300), abs=1e-12)
+    loss.backward()
+    ratio = torch.where(mask, (numbers[0] - numbers[1]).exp(), 0.0)
+    torch.testing.assert_close(new.grad, -numbers[2] * ratio / mask.sum(), rtol=1e-12, atol=1e-15)
+    assert clip_fraction(*numbers, mask, clip_range=None).item() == 0
 
 
 @given(batches(), st.floats(0.01, 0.9))
@@ -283,3 +298,203 @@ def test_entropy_with_forbidden_tokens():
     assert value.item() == pytest.approx(math.log(2), abs=1e-15)
     assert logits.grad.isfinite().all()
     assert entropy(torch.zeros(4).bfloat16()).dtype == torch.float32
+
+
+# --- RLOO and GRPO -------------------------------------------------------------------------
+
+
+def slow_reinforce(logprobs, advantages, mask):
+    terms = []
+    for row, advantage, counts in zip(
+        logprobs.tolist(), advantages.tolist(), mask.tolist(), strict=True
+    ):
+        terms.append(advantage * sum(p for p, c in zip(row, counts, strict=True) if c))
+    return -sum(terms) / len(terms)
+
+
+def slow_grpo(new, old, ref, advantages, mask, mean, clip_range, kl_coef, longest=7):
+    """Shao et al., eq. 3 and 4, response by response and token by token, then the sign turned."""
+    responses, tokens = [], int(mask.sum())
+    for b, counts in enumerate(mask.tolist()):
+        terms = []
+        for t in [t for t, c in enumerate(counts) if c]:
+            p, q, r = (math.exp(table[b, t].item()) for table in (new, old, ref))
+            held = min(max(p / q, 1 - clip_range), 1 + clip_range)
+            gain = min(p / q * advantages[b].item(), held * advantages[b].item())
+            terms.append(gain - kl_coef * (r / p - math.log(r / p) - 1))
+        size = {"response": len(terms), "token": tokens / len(mask), "constant": longest}[mean]
+        responses.append(sum(terms) / size)
+    return -sum(responses) / len(responses)
+
+
+def four(batch):
+    """logprobs, old, ref (B, R), advantages (B,), mask of a drawn batch."""
+    (new, old, other), mask = batch
+    return new, old, new - 0.5 * other, torch.where(mask, other, 0.0).sum(1), mask
+
+
+def check_reinforce(loss):
+    """By hand: A = 2 and -1, sums of log-probabilities -3 and -4: (2 * 3 - 1 * 4) / 2 = 1."""
+    logprobs = float64([[-1.0, -2.0], [-4.0, -9.0]]).requires_grad_()
+    mask = torch.tensor([[True, True], [True, False]])
+    value = loss(logprobs, float64([2.0, -1.0]), mask)
+    value.backward()
+    wanted = [[-1.0, -1.0], [0.5, 0.0]]  # -A / B for each token that counts
+    return value.item() == pytest.approx(1.0) and logprobs.grad.tolist() == wanted
+
+
+def check_grpo(loss):
+    """By hand, A = 2 and -1, ratios 1.8 and 1 | 0.5, clipped at 1.2 and 0.8; KL at price 0.1.
+
+    k3(0.9, 0.45) = 0.5 - 1 + log 2 = 0.1931, k3(0.5, 0.5) = 0, k3(0.2, 0.4) = 2 - 1 - log 2.
+    """
+    new, old, ref = (
+        float64(p).log().requires_grad_()
+        for p in (
+            [[0.9, 0.5], [0.2, 0.7]],
+            [[0.5, 0.5], [0.4, 0.1]],
+            [[0.45, 0.5], [0.4, 0.9]],
+        )
+    )
+    mask = torch.tensor([[True, True], [True, False]])
+    value = loss(new, old, ref, float64([2.0, -1.0]), token_weights(mask).double(), 0.2, 0.1)
+    value.backward()
+    first = (-2 * 1.2 + 0.1 * (math.log(2) - 0.5) - 2) / 2
+    second = 0.8 + 0.1 * (1 - math.log(2))
+    # the gradient of k3 in log pi is 1 - pi_ref / pi; clipped tokens have no other
+    slopes = [[0.25 * 0.1 * 0.5, 0.25 * -2], [0.5 * 0.1 * -1, 0.0]]
+    slopes_match = all(
+        got == pytest.approx(wanted, abs=1e-7)
+        for got, wanted in zip(new.grad.tolist(), slopes, strict=True)
+    )
+    reached = old.grad is None and ref.grad is None
+    return (
+        value.item() == pytest.approx((first + second) / 2, abs=1e-7) and slopes_match and reached
+    )
+
+
+def grpo_mutant(new, old, ref, advantages, weights, clip_range, kl_coef, wrong):
+    mask = weights > 0
+    ratio = torch.where(mask, new - old.detach(), 0.0).exp()
+    held = ratio.clamp(1 - clip_range, 1 + clip_range)
+    a = advantages[:, None]
+    back = torch.where(mask, ref.detach() - new, 0.0)
+    kl = -back if wrong == "k1" else back**2 / 2 if wrong == "k2" else back.exp() - 1 - back
+    if wrong == "the other way round":
+        kl = (-back).exp() - 1 + back
+    if wrong == "reference missing":
+        kl = 0 * back
+    worse = torch.minimum if wrong == "minimum" else torch.maximum
+    gain = -ratio * a if wrong == "no clip" else worse(-ratio * a, -held * a)
+    sign = -1 if wrong == "sign flipped" else 1
+    price = -kl_coef if wrong == "KL paid" else kl_coef
+    weights = torch.full_like(weights, 1 / weights.numel()) if wrong == "mask" else weights
+    return (weights * (sign * gain + price * kl)).sum()
+
+
+REINFORCE_MUTANTS = {
+    "sign flipped": lambda *x: -reinforce_loss(*x),
+    "mask ignored": lambda p, a, m: reinforce_loss(p, a, torch.ones_like(m)),
+    "mean over tokens": lambda p, a, m: -(a[:, None] * p)[m].sum() / m.sum(),
+    "mean of a response": lambda p, a, m: -(a * (p * m).sum(1) / m.sum(1)).mean(),
+    "sum over responses": lambda p, a, m: len(p) * reinforce_loss(p, a, m),
+    "advantage missing": lambda p, a, m: reinforce_loss(p, torch.ones_like(a), m),
+}
+GRPO_MUTANTS = (
+    "k1", "k2", "the other way round", "reference missing", "minimum", "no clip", "sign flipped",
+    "KL paid", "mask",
+)  # fmt: skip
+
+
+def test_checks_of_the_neighbours_pass_what_is_right_and_no_mutant():
+    assert check_reinforce(reinforce_loss)
+    assert check_grpo(grpo_loss)
+    assert check_grpo(partial(grpo_mutant, wrong="nothing"))  # the mutants' own ground is sound
+    for name, mutant in REINFORCE_MUTANTS.items():
+        assert not check_reinforce(mutant), name
+    for wrong in GRPO_MUTANTS:
+        assert not check_grpo(partial(grpo_mutant, wrong=wrong)), wrong
+
+
+@given(batches())
+def test_reinforce_agrees_with_the_slow_loop(batch):
+    logprobs, _, _, advantages, mask = four(batch)
+    wanted = slow_reinforce(logprobs, advantages, mask)
+    assert reinforce_loss(logprobs, advantages, mask).item() == pytest.approx(wanted, abs=1e-12)
+
+
+@pytest.mark.parametrize("mean", ["response", "token", "constant"])
+@given(batches(), st.floats(0.01, 0.9), st.floats(0, 2))
+def test_grpo_agrees_with_the_slow_loop(mean, batch, clip_range, kl_coef):
+    *tensors, mask = four(batch)
+    weights = token_weights(mask, mean, longest=7).double()
+    got = grpo_loss(*tensors, weights, clip_range, kl_coef).item()
+    wanted = slow_grpo(*tensors, mask, mean, clip_range, kl_coef)
+    assert got == pytest.approx(wanted, rel=1e-6, abs=1e-6)  # the weights are float32
+
+
+@given(batches(), st.floats(0.01, 0.9))
+def test_grpo_with_token_mean_and_without_kl_is_ppo(batch, clip_range):
+    new, old, ref, advantages, mask = four(batch)
+    weights = token_weights(mask, "token").double()
+    for clip in (clip_range, None):
+        got = grpo_loss(new, old, ref, advantages, weights, clip, kl_coef=0.0).item()
+        spread = advantages[:, None].expand(new.shape)
+        wanted = policy_loss(new, old, spread, mask, clip).item()
+        assert got == pytest.approx(wanted, rel=1e-6, abs=1e-6)
+
+
+def test_token_weights_by_hand():
+    mask = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    third = 1 / 3 / 2
+    wanted = {
+        "response": [[third] * 3 + [0], [0.5, 0, 0, 0]],
+        "token": [[0.25] * 3 + [0], [0.25, 0, 0, 0]],
+        "constant": [[0.05] * 3 + [0], [0.05, 0, 0, 0]],  # 2 responses of at most 10 tokens
+    }
+    for mean, rows in wanted.items():
+        got = token_weights(mask, mean, longest=10)
+        assert got[0].tolist() == pytest.approx(rows[0]), mean
+        assert got[1].tolist() == pytest.approx(rows[1]), mean
+
+
+@pytest.mark.parametrize("loss", ["reinforce", "grpo"])
+def test_what_changes_nothing_for_the_neighbours(loss):
+    """Micro-batches, the order of responses, rubbish in the padding."""
+    numbers, mask = one_batch()
+    new, old, ref, advantages, _ = four((numbers, mask))
+    weights = token_weights(mask).double()
+
+    def value(new, rows=slice(None)):
+        if loss == "reinforce":
+            return reinforce_loss(new[rows], advantages[rows], mask[rows], count=6)
+        return grpo_loss(new[rows], old[rows], ref[rows], advantages[rows], weights[rows])
+
+    whole, parts, odd = (new.clone().requires_grad_() for _ in range(3))
+    value(whole).backward()
+    for rows in ([4, 1], [0], [5, 3, 2]):
+        value(parts, rows).backward()
+    torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-14, atol=1e-16)
+    value(torch.where(mask, odd, NAN)).backward()
+    assert torch.equal(odd.grad, whole.grad)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p, m: token_weights(m, "sum"), "mean must be 'response', .* got 'sum'"),
+        (lambda p, m: token_weights(m.float()), "a mask must be bool"),
+        (
+            lambda p, m: reinforce_loss(p, p, m),
+            r"shapes differ: responses \(6,\), advantages \(6, 5",
+        ),
+        (lambda p, m: reinforce_loss(p, p[:, 0], m, count=0), "count must be positive"),
+        (lambda p, m: grpo_loss(p, p, p, p[:, 0], m.double(), 0.0), "clip_range must be positive"),
+        (lambda p, m: grpo_loss(p, p, p, p[:, 0], m.double(), kl_coef=-1), "kl_coef must not be"),
+        (lambda p, m: grpo_loss(p, p, p[:2], p[:, 0], m.double()), "shapes differ"),
+    ],
+)
+def test_the_neighbours_refuse(call, message):
+    numbers, mask = one_batch()
+    with pytest.raises(ValueError, match=message):
+        call(numbers[0], mask)

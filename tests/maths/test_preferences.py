@@ -16,6 +16,7 @@ from minirlhf.maths.preferences import (
     best_of_k_loss,
     bradley_terry_loss,
     davidson_probs,
+    dpo_loss,
     pair_accuracy,
     plackett_luce_loss,
     ranking_loss,
@@ -26,7 +27,14 @@ from minirlhf.maths.preferences import (
 float64 = partial(torch.tensor, dtype=torch.float64)
 LN2 = math.log(2)
 NAN = math.nan
-LOSSES = [ranking_loss, plackett_luce_loss, best_of_k_loss]
+
+
+def dpo_of_scores(scores, ranks, count=None):
+    """DPO whose own rewards, beta log(pi / pi_ref), are these scores."""
+    return dpo_loss(scores, torch.zeros_like(scores), ranks, beta=1.0, count=count)
+
+
+LOSSES = [ranking_loss, plackett_luce_loss, best_of_k_loss, dpo_of_scores]
 by_name = {"ids": lambda function: function.__name__}
 rankings = st.lists(st.integers(0, 4), min_size=1, max_size=6)
 # The worked example of the reference notes: scores in the labeler's order, best first
@@ -279,6 +287,107 @@ def test_tied_responses_do_not_meet():
     assert best_of_k_loss(scores, ranks).item() == pytest.approx(sum(against_c) / 2, rel=1e-12)
 
 
+# --- DPO -----------------------------------------------------------------------------------
+
+
+def slow_dpo(logprobs, ref, ranks, beta):
+    """Rafailov et al., eq. 7, from probabilities, pair by pair; mean over a prompt's pairs."""
+    prompts = []
+    for p, q, own in zip(logprobs.tolist(), ref.tolist(), ranks.tolist(), strict=True):
+        terms = []
+        for w, lose in itertools.permutations(range(len(own)), 2):
+            if own[w] and own[lose] and own[w] < own[lose]:
+                odds = (math.exp(p[w] - q[w]) / math.exp(p[lose] - q[lose])) ** beta
+                terms.append(-math.log(odds / (1 + odds)))
+        if terms:
+            prompts.append(sum(terms) / len(terms))
+    return sum(prompts) / len(prompts)
+
+
+def check_dpo(loss):
+    """By hand: beta 0.5; log-ratios 1, -1, -1 of ranks 1, 2, 2: two pairs of lead 1; and 2 against
+    -2, the wrong way round: lead -2. Empty slot last."""
+    logprobs = float64([[-1.0, -4.0, -3.0], [-2.0, -3.0, NAN]]).requires_grad_()
+    ref = float64([[-2.0, -3.0, -2.0], [-4.0, -1.0, NAN]]).requires_grad_()
+    ranks = torch.tensor([[1, 2, 2], [2, 1, 0]])
+    value = loss(logprobs, ref, ranks, 0.5)
+    value.backward()
+    right = 1 / (1 + math.exp(1)), 1 / (1 + math.exp(-2))  # probability of being wrong
+    slopes = (
+        [0.5 * right[0] / 2 * x for x in (-1, 0.5, 0.5)],
+        [0.5 * right[1] / 2, -0.5 * right[1] / 2],
+    )
+    return (
+        value.item() == pytest.approx((log_odds_loss(1) + log_odds_loss(-2)) / 2, abs=1e-9)
+        and logprobs.grad[0].tolist() == pytest.approx(slopes[0], abs=1e-9)
+        and logprobs.grad[1, :2].tolist() == pytest.approx(slopes[1], abs=1e-9)
+        and ref.grad is None
+    )
+
+
+DPO_MUTANTS = {
+    "sign flipped": lambda p, q, r, beta: dpo_loss(-p, -q, r, beta),
+    "reference missing": lambda p, q, r, beta: ranking_loss(beta * p, r),
+    "reference trained": lambda p, q, r, beta: ranking_loss(beta * (p - q), r),
+    "beta missing": lambda p, q, r, beta: dpo_loss(p, q, r, 1.0),
+    "beta outside": lambda p, q, r, beta: beta * dpo_loss(p, q, r, 1.0),
+    "worst is best": lambda p, q, r, beta: dpo_loss(p, q, torch.where(r > 0, 4 - r, 0), beta),
+    "empty slot counted": lambda p, q, r, beta: dpo_loss(
+        p.nan_to_num(-9.0), q.nan_to_num(-9.0), torch.where(r > 0, r, 3), beta
+    ),
+    "pairs pooled": lambda p, q, r, beta: -torch.nn.functional.logsigmoid(
+        beta * torch.stack([p[b, i] - q[b, i] - p[b, j] + q[b, j] for b in range(2)
+                            for i, j in ranking_to_pairs(r[b].tolist())])
+    ).mean(),
+}  # fmt: skip
+
+
+def test_the_check_of_dpo_passes_what_is_right_and_no_mutant():
+    assert check_dpo(dpo_loss)
+    for name, mutant in DPO_MUTANTS.items():
+        assert not check_dpo(mutant), name
+
+
+@given(batches(), st.floats(0.05, 2), st.integers(0, 1000))
+def test_dpo_agrees_with_the_slow_loop(batch, beta, seed):
+    scores, ranks = batch
+    ref = torch.randn(scores.shape, generator=torch.Generator().manual_seed(seed)).double()
+    wanted = slow_dpo(scores, ref, ranks, beta)
+    assert dpo_loss(scores, ref, ranks, beta).item() == pytest.approx(wanted, rel=1e-9)
+
+
+def test_dpo_of_a_bandit_finds_the_tilted_policy():
+    """Rankings drawn from Bradley-Terry by a reward: the best fit is pi_ref exp(r / beta) / Z.
+
+    All pairs of 4 actions, weighted by how often each side wins, so that nothing is sampled.
+    """
+    reward, ref = float64([1.0, 0.0, -0.5, 0.4]), float64([0.4, 0.3, 0.2, 0.1]).log()
+    beta, logits = 0.5, torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    optimiser = torch.optim.LBFGS([logits], max_iter=200, tolerance_grad=1e-10)
+
+    def closure():
+        optimiser.zero_grad()
+        pi, loss = logits.log_softmax(0), 0.0
+        for i, j in itertools.permutations(range(4), 2):
+            wins = torch.sigmoid(reward[i] - reward[j])
+            pair, pair_ref = pi[[i, j]][None], ref[[i, j]][None]
+            loss = loss + wins * dpo_loss(pair, pair_ref, torch.tensor([[1, 2]]), beta)
+        loss.backward()
+        return loss
+
+    optimiser.step(closure)
+    wanted = (ref + reward / beta).softmax(0)
+    torch.testing.assert_close(logits.detach().softmax(0), wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_dpo_refuses():
+    zeros, ranks = torch.zeros(1, 2), torch.tensor([[1, 2]])
+    with pytest.raises(ValueError, match="beta must be positive, got 0"):
+        dpo_loss(zeros, zeros, ranks, beta=0)
+    with pytest.raises(ValueError, match=r"ref_logprobs \(1, 3\)"):
+        dpo_loss(zeros, torch.zeros(1, 3), ranks, beta=0.1)
+
+
 # --- ties ----------------------------------------------------------------------------------
 
 
@@ -347,7 +456,7 @@ def test_nothing_to_learn_is_refused(function):
     for ranks in ([[1, 1, 1]], [[1, 0, 0]], [[0, 0, 0]]):
         with pytest.raises(ValueError, match="no ranking here prefers one response to another"):
             function(torch.zeros(1, 3), torch.tensor(ranks))
-    with pytest.raises(ValueError, match=r"scores \(1, 3\), ranks \(1, 2\)"):
+    with pytest.raises(ValueError, match=r"s \(1, 3\), ranks \(1, 2\)"):
         function(torch.zeros(1, 3), torch.tensor([[1, 2]]))
 
 
