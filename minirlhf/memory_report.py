@@ -82,7 +82,7 @@ def job_of(settings: Settings, cuda: bool, prompt_tokens: int, responses: int) -
         reward_rows=min(settings.reward.microbatch_size, settings.reward.batch_size),
         responses=responses,
         ptx_tokens=ppo.ptx_length if ppo.ptx_coef > 0 else 0,
-        separate_value=ppo.value_model == "separate",
+        value_model=ppo.value_model,
         ema=ppo.ema_decay > 0,
         dropout=settings.sft.dropout > 0,
     )
@@ -138,10 +138,9 @@ def _headline(question: Question) -> str:
 
 def _roles(question: Question) -> str:
     job, rows = question.job, []
-    trained = ("policy", "value") if job.separate_value else ("policy",)
     moments = 8 * role_parameters(question.shapes, job)
     for role, size in role_bytes(question.shapes, job).items():
-        note = f"  and {question.show(moments)} for Adam" if role in trained else ""
+        note = f"  and {question.show(moments)} for Adam" if role in ("policy", "value") else ""
         note = "  shared by all roles" if role == "base" and not job.full else note
         rows.append(f"  {role:<22}{question.show(size):>8}{note}")
     return "\n".join([f"roles, {question.unit}", *rows])

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from minirlhf.engine.backbone import Backbone
+from minirlhf.engine.episodes import RatioWarning
 from minirlhf.engine.records import Demonstration, Prompt, Ranking
 from minirlhf.engine.rollout import Rollout
 from minirlhf.engine.shapes import Shapes
 from minirlhf.engine.simulate import EOS, WORD, Simulation, fake_backbone, simulation
 from minirlhf.pipeline import Settings
-from minirlhf.stages.ppo import PPO, PPOConfig, RatioWarning
+from minirlhf.stages.ppo import PPO, PPOConfig
 from minirlhf.stages.reward import RewardTraining
 from minirlhf.stages.sft import SFT
 

@@ -92,7 +92,7 @@ def test_a_job_is_what_the_settings_say():
         *("--ppo.ptx-length", "32", "--sft.microbatch-size", "99", "--lora.rank", "4"),
     )
     job = job_of(asked, True, 10, 5)
-    assert (job.first_layer, job.rank, job.separate_value, job.ema) == (3, 4, False, True)
+    assert (job.first_layer, job.rank, job.value_model, job.ema) == (3, 4, "shared", True)
     assert (job.ptx_tokens, job.sft_rows, job.prompt_tokens, job.responses) == (32, 32, 10, 5)
     assert job.dropout
     assert not job_of(settings("--ppo.ptx-coef", "0"), True, 10, 5).ptx_tokens

@@ -55,8 +55,12 @@ def test_a_simulated_update_takes_what_a_real_one_takes():
         (settings(quantize="4bit"), False, ("ppo",)),
         (settings(full=True), False, ("ppo",)),
         (settings(LoRA(8, 8, 1), {"value_model": "shared", "ema_decay": 0.9}), False, ("ppo",)),
+        (settings(ppo={"value_model": "none", "clip_range": None}), False, ("ppo",)),
     ],
-    ids=["16 bits", "4 bits, checkpointing", "4 bits on a CPU", "full", "upper layers, one value"],
+    ids=[
+        *("16 bits", "4 bits, checkpointing", "4 bits on a CPU", "full"),
+        *("upper layers, one value", "no value"),
+    ],
 )
 def test_the_sums_are_within_a_tenth_of_the_simulated_run(asked, half, stages):
     dtype = torch.bfloat16 if half else torch.float32

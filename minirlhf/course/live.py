@@ -19,6 +19,7 @@ from minirlhf.course.live_view import (
     CURVES,
     Change,
     LivePanel,
+    controls,
     live_figure,
     panel_setup,
     plain,
@@ -33,7 +34,8 @@ class LiveRun:
     """A run of `ppo` in a thread, with a panel to watch and steer it.
 
     Args:    ppo: an iterator that yields a dict of metrics after each update, has a length, and
-             reads its attributes `kl_coef` and `clip_range` anew in each update;
+             reads its attributes `kl_coef` and `clip_range` anew in each update (where it has none,
+             or None as PPO without clipping, there is no slider);
              updates: how many to make, None = all that are left;
              sample: update -> [(prompt, answer), ...], called in the thread before the first
              update, about ten times on the way, after each single step, and at the end;
@@ -137,11 +139,14 @@ class LiveRun:
         """Change settings from the next update on.
 
         Args:   kl_coef: RM units per nat, 0 or more; clip_range: 0.001 to 0.99.
-        Raises: ValueError for a value out of range; RuntimeError where the run has ended.
+        Raises: ValueError for a value out of range, or a setting that the run does without;
+                RuntimeError where the run has ended.
         """
         wanted = {"kl_coef": kl_coef, "clip_range": clip_range}
         wanted = {name: value for name, value in wanted.items() if value is not None}
         for name, value in wanted.items():
+            if name not in controls(self.ppo):
+                raise ValueError(f"{name} must stay as it is: this run does without")
             least, most = CONTROLS[name].least, CONTROLS[name].most
             if not (math.isfinite(value) and least <= value <= most):
                 limit = (
@@ -327,7 +332,7 @@ class LiveRun:
         updates = sorted(self.samples)
         shown = {updates[0], updates[-1]} if updates else set()
         pace = sum(self._seconds) / len(self._seconds) if self._seconds else None
-        values = {name: float(getattr(self.ppo, name)) for name in CONTROLS}
+        values = controls(self.ppo)
         self._panel.send({
             "state": self.state,
             "update": self.update,

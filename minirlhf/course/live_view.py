@@ -68,15 +68,20 @@ def curve_panel(name: str) -> Panel:
     )
 
 
+def controls(ppo: Any) -> dict[str, float]:
+    """The settings that can be changed, with their values now: none that the run does without."""
+    found = {name: getattr(ppo, name, None) for name in CONTROLS}
+    return {name: float(value) for name, value in found.items() if value is not None}
+
+
 def panel_setup(ppo: Any, first: int, last: int, curves: Sequence[str]) -> dict:
     """What the panel knows from the start: updates, sliders, plots."""
     # β has no natural upper end: five times its first value, at least ten times the paper's 0.02.
     # A clip range far above 0.5 clips next to nothing.
     most = float(f"{max(0.2, 5 * ppo.kl_coef):.2g}")
-    sliders = [
-        _slider("kl_coef", 0.0, most, 0.005 if most < 1 else most / 100),
-        _slider("clip_range", 0.01, max(0.5, ppo.clip_range), 0.01),
-    ]
+    sliders = [_slider("kl_coef", 0.0, most, 0.005 if most < 1 else most / 100)]
+    if "clip_range" in controls(ppo):
+        sliders.append(_slider("clip_range", 0.01, max(0.5, ppo.clip_range), 0.01))
     plots = []
     for name in curves:
         panel = curve_panel(name)

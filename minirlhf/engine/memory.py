@@ -45,7 +45,7 @@ class Job:
     reward_rows: int = 1  # prompts, with all their responses
     responses: int = 4  # to each of these
     ptx_tokens: int = 0  # of a pretraining block; 0 = no PPO-ptx
-    separate_value: bool = True  # else a head on the policy
+    value_model: str = "separate"  # else "shared", a head on the policy, or "none"
     ema: bool = False
     dropout: bool = False
 
@@ -94,10 +94,9 @@ def role_bytes(shapes: Shapes, job: Job) -> dict[str, int]:
     """Bytes of the base, and of what each role adds to it, when PPO runs."""
     role, head = FLOAT * role_parameters(shapes, job), FLOAT * (shapes.hidden + 1)
     roles = {"base": base_bytes(shapes, job), "reference": role, "reward": role + head}
-    if job.separate_value:
-        roles |= {"policy": role, "value": role + head}
-    else:
-        roles |= {"policy": role + head}
+    roles["policy"] = role + head if job.value_model == "shared" else role
+    if job.value_model == "separate":
+        roles["value"] = role + head
     return roles | ({"average of the policy": role} if job.ema else {})
 
 
@@ -203,8 +202,8 @@ def needs(shapes: Shapes, job: Job) -> dict[str, Need]:
     sizes, one = role_bytes(shapes, job), FLOAT * role_parameters(shapes, job)
     headed = one + FLOAT * (shapes.hidden + 1)
     until = {"sft": sizes["base"] + one, "reward": sizes["base"] + one + headed}
-    trained = one + headed if job.separate_value else headed
-    policy = one if job.separate_value else headed
+    policy = headed if job.value_model == "shared" else one
+    trained = policy + headed if job.value_model == "separate" else policy
     trunk = job.rollout_rows * job.tokens * shapes.hidden * job.width if job.first_layer else 0
     calm, tokens, words = replace(job, dropout=False), job.tokens, job.response_tokens
     tree = job.prompt_tokens + job.responses * words  # each prompt once, for all its responses
@@ -228,7 +227,7 @@ def needs(shapes: Shapes, job: Job) -> dict[str, Need]:
     if job.ptx_tokens:
         blocks = _learning(shapes, calm, job.ppo_rows, job.ptx_tokens, job.ptx_tokens)
         stages["ptx"] = in_ppo(blocks, policy)
-    if job.separate_value:
+    if job.value_model == "separate":
         stages["value"] = in_ppo(_learning(shapes, calm, job.ppo_rows, tokens, 0), headed)
     return stages
 

@@ -9,18 +9,28 @@ a loop, a widget or a test can look, change `kl_coef` or `clip_range`, and go on
 """
 
 import time
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
-from minirlhf.engine.batches import Encoder, Passes, packed_blocks
+from minirlhf.engine.batches import Encoder, packed_blocks
+from minirlhf.engine.episodes import (
+    MISSING_EOS,
+    RewardFunction,
+    ask,
+    describe,
+    guard_ratio,
+    judge,
+    microbatches,
+    price_missing_eos,
+    read_rows,
+    shuffled,
+)
 from minirlhf.engine.health import vital_signs
 from minirlhf.engine.optimisation import adam, check_finite, finite, optimiser_step, warm_up
 from minirlhf.engine.records import DataError, Prompt
@@ -30,7 +40,6 @@ from minirlhf.engine.rollout import (
     response_logprobs,
     response_values,
     response_views,
-    sample,
 )
 from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
@@ -38,7 +47,6 @@ from minirlhf.maths.advantages import gae, token_rewards
 from minirlhf.maths.kl import doubling_kl_coef, k1, k3, proportional_kl_coef
 from minirlhf.maths.losses import (
     clip_fraction,
-    entropy,
     policy_loss,
     policy_penalty_loss,
     ptx_loss,
@@ -47,7 +55,6 @@ from minirlhf.maths.losses import (
 from minirlhf.maths.masked import gather_logprobs, masked_mean, masked_var, masked_whiten
 
 STEERED = ("update", "kl_coef", "clip_range", "penalty_coef")  # what changes from update to update
-RewardFunction = Callable[[Sequence[Prompt], Sequence[str]], Sequence[float]]
 
 
 @validated
@@ -83,7 +90,9 @@ class PPOConfig:
         paper="clip",
         choices=("clip", "penalty"),
     )
-    clip_range: float = setting(0.2, "ratio is clipped to 1 +- this", paper=0.2, above=0, most=0.99)
+    clip_range: float | None = setting(
+        0.2, "ratio is clipped to 1 +- this; none = not", paper=0.2, above=0, most=0.99
+    )
     penalty_coef: float = setting(1.0, "PPO-penalty: price of KL(old, new) at first", above=0)
     penalty_target: float = setting(0.01, "PPO-penalty: nats per token aimed at", above=0)
     value_clip_range: float | None = setting(
@@ -91,21 +100,30 @@ class PPOConfig:
     )
     value_model: str = setting(
         "separate",
-        "a model of its own, or a head on the policy's hidden states (less to compute)",
+        "one of its own, a head on the policy's hidden states (less to compute), or no baseline",
         paper="separate",
-        choices=("separate", "shared"),
+        choices=("separate", "shared", "none"),
+    )
+    value_init: str = setting(
+        "reward",
+        "what a separate one starts from: the RM (SFT where there is none), or SFT or the base "
+        "with a new head",
+        paper="reward",
+        choices=("reward", "reference", "base"),
     )
     value_coef: float = setting(
         0.1, "weight of the value loss in the policy's gradient, where shared", above=0
     )
     discount: float = setting(1.0, "gamma of the episode", paper=1.0, above=0, most=1)
-    gae_lambda: float = setting(0.95, "lambda of GAE", least=0, most=1)
+    gae_lambda: float = setting(
+        0.95, "lambda of GAE; 1 = rewards to come less the value", least=0, most=1
+    )
     whiten_rewards: bool = setting(False, "scale token rewards to variance 1 (mean kept)")
     whiten_advantages: bool = setting(True, "scale advantages to mean 0, variance 1")
     missing_eos: str = setting(
         "replace",
         "a response cut off before EOS: its score is replaced, lowered, or kept",
-        choices=("replace", "subtract", "keep"),
+        choices=MISSING_EOS,
     )
     missing_eos_score: float = setting(-1.0, "the score put in its place, or added to it")
     ema_decay: float = setting(
@@ -140,10 +158,6 @@ class Experience(NamedTuple):
         return Experience(rollout, *(tensor[index, :width] for tensor in self[1:]))
 
 
-class RatioWarning(UserWarning):
-    """Sampler and trainer disagree about the policy that is being trained."""
-
-
 class PPO:
     """PPO on a backbone that has `reference` and `reward`; makes `policy` and `value` from them.
 
@@ -152,6 +166,9 @@ class PPO:
              for PPO-ptx, needed where ptx_coef > 0.
     Yields:  one dict of metrics after each update (see `minirlhf.engine.metrics.METRICS`).
     Change   `kl_coef` and `clip_range` between updates as you like.
+    Without  a value model all values are 0, and an advantage is what is still to come,
+             sum_l (discount * gae_lambda)^l r_{t+l}. So gae_lambda has to be 1 for the plain sum of
+             REINFORCE: at 0.95 a token 20 places before the end gets 0.36 of the score.
     Source:  Ouyang et al. 2022, section 3.5, equation 2; Schulman et al. 2017 (arXiv:1707.06347).
     """
 
@@ -173,18 +190,18 @@ class PPO:
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)
         self._prompt_ids = [self.encoder.prompt(p, room=config.max_new_tokens) for p in prompts]
-        self.value_role = "policy" if config.value_model == "shared" else "value"
+        self.value_role = {"separate": "value", "shared": "policy"}.get(config.value_model)
         backbone.add_role("policy", copy_of="reference")
         if self.value_role == "policy":
             if not backbone.written_out:
                 raise DataError("ppo.value_model: 'shared' needs a Llama-like model")
             backbone.add_head("policy")
-        else:
-            source = "reward" if "reward" in backbone.roles else "reference"
-            backbone.add_role("value", copy_of=source)
+        elif self.value_role == "value":
+            known = config.value_init in backbone.roles
+            backbone.add_role("value", copy_of=config.value_init if known else "reference")
         rates = {"policy": config.policy_learning_rate, "value": config.value_learning_rate}
         self.optimisers = {}
-        for role in dict.fromkeys(("policy", self.value_role)):
+        for role in ("policy", "value") if self.value_role == "value" else ("policy",):
             backbone.train_role(role)
             self.optimisers[role] = adam(backbone.named_parameters(role), rates[role])
         self.generator = torch.Generator().manual_seed(config.seed)
@@ -193,12 +210,12 @@ class PPO:
         self.penalty_coef = config.penalty_coef if config.loss == "penalty" else 0.0
         self.ema = backbone.weights("policy") if config.ema_decay > 0 else {}
         self.update = 0
-        self._prompt_order = self._endless(len(self.prompts))
+        self._prompt_order = shuffled(len(self.prompts), config.seed)
         if config.ptx_coef > 0:
             if not pretraining:
                 raise DataError("ptx_coef: PPO-ptx needs pretraining texts")
             self._blocks = packed_blocks(pretraining, backbone.tokenizer, config.ptx_length)
-            self._block_order = self._endless(len(self._blocks))
+            self._block_order = shuffled(len(self._blocks), config.seed)
 
     def __len__(self) -> int:
         return self.config.updates
@@ -225,46 +242,30 @@ class PPO:
 
     def collect_rollout(self, batch: Sequence[int]) -> Rollout:
         """Let the policy answer the prompts with these indices, once each."""
-        rollout = sample(
-            self.backbone,
-            "policy",
-            self.encoder.prompts([self._prompt_ids[i] for i in batch]),
-            self.config.max_new_tokens,
-            self.sampler_generator,
-            self.config.temperature,
-        )
-        mine = parallel.own(torch.arange(len(batch)))
-        trunk = self.backbone.trunk(rollout.input_ids[mine], rollout.attention_mask[mine])
-        return rollout._replace(trunk=trunk)
+        config = self.config
+        prompts = self.encoder.prompts([self._prompt_ids[i] for i in batch])
+        luck, length = self.sampler_generator, config.max_new_tokens
+        return ask(self.backbone, prompts, length, luck, config.temperature)
 
     @torch.no_grad()
     def score_rollout(self, rollout: Rollout, prompts: Sequence[Prompt]) -> Scored:
         """One score per response; the SFT model's log-probabilities; the values before learning."""
-        backbone, temperature = self.backbone, self.config.temperature
-        scores, ref_logprobs, values = [], [], []
-        batches = self._microbatches(rollout, torch.arange(len(prompts)))
-        for rows in batches:
-            part = rollout.rows(rows)
-            ref_logprobs += response_logprobs(backbone, "reference", part, temperature)
-            values += response_values(backbone, self.value_role, part)
-            if self.reward is None:
-                ids, mask = part.input_ids, part.attention_mask
-                scores += backbone.scores("reward", ids, mask, part.trunk)
-        back = torch.cat(batches).argsort()
-        if self.reward is None:
-            scores = torch.stack(scores)[back]
-        else:
-            mine = parallel.own(torch.arange(len(prompts)))
-            part = rollout.rows(mine)
-            texts = self.encoder.text(part.response_ids, part.response_mask)
-            scores = self._checked(self.reward([prompts[i] for i in mine], texts), len(mine))
-        scores = parallel.together(scores, len(prompts))
-        width = rollout.response_ids.shape[1]
-        padded = [
-            parallel.together(_padded(rows, width)[back], len(prompts))
-            for rows in (ref_logprobs, values)
-        ]
-        return Scored(self._apply_missing_eos(scores, rollout), *padded)
+        config, backbone, size = self.config, self.backbone, self.config.microbatch_size
+        scores = judge(backbone, self.encoder, rollout, prompts, size, self.reward)
+        rule = config.missing_eos, config.missing_eos_score
+        scores = price_missing_eos(scores, self._ended(rollout), *rule)
+
+        def reference(part: Rollout) -> Tensor:
+            return response_logprobs(backbone, "reference", part, config.temperature)
+
+        def value(part: Rollout) -> Tensor:
+            return response_values(backbone, self.value_role, part)
+
+        ref_logprobs = read_rows(rollout, size, reference)
+        values = torch.zeros_like(ref_logprobs)
+        if self.value_role:
+            values = read_rows(rollout, size, value)
+        return Scored(scores, ref_logprobs, values)
 
     def estimate_advantages(
         self, rollout: Rollout, scored: Scored
@@ -290,8 +291,9 @@ class PPO:
             "missing_eos": 1 - self._ended(rollout).float().mean().item(),
             "advantages": masked_mean(advantages, mask).item(),
             "returns": masked_mean(returns, mask).item(),
-            "explained_variance": _explained_variance(scored.values, returns, mask),
         }
+        if self.value_role:
+            stats["explained_variance"] = _explained_variance(scored.values, returns, mask)
         stats |= vital_signs(rollout, scored.scores, self._ended(rollout))
         if config.whiten_advantages:
             advantages = masked_whiten(advantages, mask)
@@ -312,7 +314,7 @@ class PPO:
             for rows in order.split(config.minibatch_size):
                 stats = self._policy_gradient(experience, rows)
                 if not steps:
-                    self._guard_ratio(stats)
+                    guard_ratio(self.update, stats, self.backbone.model.dtype)
                     ratio_error = stats["ratio_error"]
                 del stats["largest_logit"]
                 if config.ptx_coef > 0:
@@ -328,12 +330,10 @@ class PPO:
                 self._average_weights()
                 steps.append(stats)
         means = {name: sum(s[name] for s in steps) / len(steps) for name in steps[0]}
-        return means | {
-            "ratio_error": ratio_error,
-            "policy_learning_rate": policy_rate,
-            "value_learning_rate": value_rate,
-            "penalty_coef": self.penalty_coef,
-        }
+        means |= {"ratio_error": ratio_error, "policy_learning_rate": policy_rate}
+        if self.value_role:
+            means["value_learning_rate"] = value_rate
+        return means | {"penalty_coef": self.penalty_coef}
 
     # Gradients of one minibatch, micro-batch by micro-batch --------------------------------------
 
@@ -344,7 +344,7 @@ class PPO:
         stats |= {"ratio_error": 0.0, "largest_logit": 0.0}
         if self.value_role == "policy":
             stats["value_loss"] = 0.0
-        for part_rows in self._microbatches(experience.rollout, rows):
+        for part_rows in microbatches(experience.rollout, rows, config.microbatch_size):
             part = experience.rows(part_rows)
             sampled, mask = part.rollout, part.rollout.response_mask
             if self.value_role == "policy":
@@ -369,28 +369,18 @@ class PPO:
                 loss = loss + config.value_coef * value_term
             causes = {"logits of policy": logits, "advantages": part.advantages}
             finite(loss, causes).backward()
-            self._describe(stats, part, logits.detach(), logprobs.detach(), count)
+            logprobs, old = logprobs.detach(), sampled.logprobs
+            share = describe(stats, sampled, logits.detach(), logprobs, count)
+            clipped = clip_fraction(logprobs, old, part.advantages, mask, self.clip_range)
+            stats["approx_kl"] += share * masked_mean(k3(old, logprobs), mask).item()
+            stats["clip_fraction"] += share * clipped.item()
         largest = {name: stats.pop(name) for name in ("ratio_error", "largest_logit")}
         return parallel.total(stats) | parallel.largest(largest)
 
-    @torch.no_grad()
-    def _describe(self, stats, part: Experience, logits: Tensor, logprobs: Tensor, count) -> None:
-        """Add a micro-batch's share to what is said of its minibatch."""
-        old, mask = part.rollout.logprobs, part.rollout.response_mask
-        share = (mask.sum() / count).item()
-        clipped = clip_fraction(logprobs, old, part.advantages, mask, self.clip_range)
-        off = torch.where(mask, (logprobs - old).exp() - 1, 0.0).abs().max()
-        stats["entropy"] += share * masked_mean(entropy(logits), mask).item()
-        stats["approx_kl"] += share * masked_mean(k3(old, logprobs), mask).item()
-        stats["clip_fraction"] += share * clipped.item()
-        stats["ratio_error"] = max(stats["ratio_error"], off.item())
-        largest = max(abs(extreme.item()) for extreme in logits.aminmax())
-        stats["largest_logit"] = max(stats["largest_logit"], largest)
-
     def _value_gradient(self, experience: Experience, rows: Tensor) -> float:
+        config, total = self.config, 0.0
         count = experience.rollout.response_mask[rows].sum()
-        total = 0.0
-        for part_rows in self._microbatches(experience.rollout, rows):
+        for part_rows in microbatches(experience.rollout, rows, config.microbatch_size):
             part = experience.rows(part_rows)
             loss = self._value_loss(
                 part, response_values(self.backbone, "value", part.rollout), count
@@ -428,40 +418,8 @@ class PPO:
 
     # Rules and bookkeeping ----------------------------------------------------------------------
 
-    def _apply_missing_eos(self, scores: Tensor, rollout: Rollout) -> Tensor:
-        config, ended = self.config, self._ended(rollout)
-        if config.missing_eos == "replace":
-            return torch.where(ended, scores, config.missing_eos_score)
-        if config.missing_eos == "subtract":
-            return torch.where(ended, scores, scores + config.missing_eos_score)
-        return scores
-
     def _ended(self, rollout: Rollout) -> Tensor:
         return rollout.ended(self.backbone.tokenizer.eos_token_id)
-
-    def _checked(self, scores: Sequence[float], count: int) -> Tensor:
-        scores = torch.as_tensor(scores, dtype=torch.float32, device=self.backbone.device)
-        if scores.shape != (count,) or not scores.isfinite().all():
-            raise ValueError(f"the reward function must return {count} finite numbers")
-        return scores
-
-    def _guard_ratio(self, stats: dict[str, float]) -> None:
-        """Before the first step the policy is the one that sampled, so the ratio must be 1.
-
-        To 1e-5 in float32, or to 32 roundings of the largest logit where that is more; 16-bit
-        models round every activation, so there the bound is a rough 0.1.
-        """
-        exact = self.backbone.model.dtype == torch.float32
-        rounding = 32 * torch.finfo(torch.float32).eps * stats["largest_logit"]
-        tolerance = max(1e-5, rounding) if exact else 0.1
-        if stats["ratio_error"] > tolerance:
-            warnings.warn(
-                f"update {self.update}: ratio is off 1 by {stats['ratio_error']:.2g} before any "
-                f"step (at most {tolerance:.2g} expected): sampler and trainer see different "
-                "policies. Look for dropout, another temperature, wrong positions or a wrong mask.",
-                RatioWarning,
-                stacklevel=2,
-            )
 
     def _steer(self, stats: dict[str, float], experience: Experience) -> None:
         config = self.config
@@ -485,7 +443,8 @@ class PPO:
         `approx_kl` will not do: it is taken before each step, so its first minibatch has none.
         """
         total = 0.0
-        for rows in self._microbatches(rollout, torch.arange(len(rollout.response_ids))):
+        whole, size = torch.arange(len(rollout.response_ids)), self.config.microbatch_size
+        for rows in microbatches(rollout, whole, size):
             part = rollout.rows(rows)
             logprobs = response_logprobs(self.backbone, "policy", part, self.config.temperature)
             total += k3(part.logprobs, logprobs)[part.response_mask].sum().item()
@@ -529,25 +488,6 @@ class PPO:
         self._prompt_order.restore(state["prompts"])
         if self.config.ptx_coef > 0:
             self._block_order.restore(state["blocks"])
-
-    def _microbatches(self, rollout: Rollout, rows: Tensor) -> tuple[Tensor, ...]:
-        """This process's rows, those of like lengths together: little is computed for padding."""
-        rows = parallel.own(rows)
-        lengths = (rollout.prompt_mask.sum(1) + rollout.lengths)[rows]
-        parts = rows[lengths.argsort(stable=True)].split(self.config.microbatch_size)
-        return parts if len(rows) else ()
-
-    def _endless(self, count: int) -> Passes:
-        """Indices in random order, each once before any comes again.
-
-        The order is drawn by a generator of its own, so that PPO and PPO-ptx ask the same prompts.
-        """
-        return Passes(lambda own: torch.randperm(count, generator=own).tolist(), self.config.seed)
-
-
-def _padded(rows: Sequence[Tensor], width: int) -> Tensor:
-    """Rows of at most that width as one tensor (N, width), 0 at the end."""
-    return torch.stack([F.pad(row, (0, width - len(row))) for row in rows])
 
 
 def _explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:

@@ -197,6 +197,19 @@ def test_settings_out_of_range_are_refused(wrong):
     assert run.changes == []
 
 
+def test_a_run_without_clipping_has_no_such_slider():
+    ppo = FakePPO()
+    ppo.clip_range = None
+    run = LiveRun(ppo)
+    assert [slider["name"] for slider in run._panel.setup["sliders"]] == ["kl_coef"]
+    with pytest.raises(ValueError, match="clip_range must stay as it is: this run does without"):
+        run.set(clip_range=0.2)
+    run.set(kl_coef=0.3)
+    run.start()
+    run.result(WAIT)
+    assert run.changes == [Change(1, "kl_coef", 0.05, 0.3)]
+
+
 @pytest.mark.parametrize(
     "message",
     [None, "stop", 7, [], {}, {"kind": "explode"}, {"kind": "set"}, {"kind": ["stop"]},

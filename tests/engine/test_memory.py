@@ -46,7 +46,7 @@ def test_roles_are_adapters_in_32_bits_or_copies():
         "policy": adapter,
         "value": adapter + head,
     }
-    upper = role_bytes(shapes, Job(first_layer=24, separate_value=False, ema=True))
+    upper = role_bytes(shapes, Job(first_layer=24, value_model="shared", ema=True))
     assert upper["policy"] == adapter // 4 + head
     assert "value" not in upper
     assert upper["average of the policy"] == adapter // 4
@@ -111,7 +111,11 @@ def test_more_takes_more():
         assert all(after[stage].total > before[stage].total for stage in before if stage != "ptx")
     for change in ({"checkpointing": False}, {"dropout": True}):
         assert peak(shapes, replace(job, **change)) >= peak(shapes, job)
-    assert peak(shapes, replace(job, separate_value=False)) < peak(shapes, job)
+    none, shared = (replace(job, value_model=kind) for kind in ("none", "shared"))
+    assert peak(shapes, none) < peak(shapes, shared) < peak(shapes, job)
+    assert "value" not in needs(shapes, none)
+    one, other = (needs(shapes, kind)["policy"].total for kind in (none, shared))
+    assert other - one == 4 * 4 * (shapes.hidden + 1)  # a head: weights, two moments, gradient
 
 
 def test_the_largest_that_fits_is_the_largest():

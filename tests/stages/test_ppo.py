@@ -5,29 +5,14 @@ import warnings
 import pytest
 import torch
 
+from minirlhf.engine.episodes import RatioWarning
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.records import DataError
 from minirlhf.engine.rollout import Rollout, response_logprobs, sample
 from minirlhf.maths.advantages import gae, token_rewards
 from minirlhf.stages import ppo as stage
-from minirlhf.stages.ppo import RatioWarning, Scored
-from tests.stages.ppo_setup import config, experience, new
-
-
-def grads(ppo, role):
-    parameters = ppo.backbone.parameters(role)
-    found = [None if p.grad is None else p.grad.clone() for p in parameters]
-    for parameter in parameters:
-        parameter.grad = None
-    return found
-
-
-def close(ours, theirs, rel=1e-5):
-    scale = max(g.abs().max() for g in theirs if g is not None)
-    assert scale > 1e-6
-    for one, other in zip(ours, theirs, strict=True):
-        assert (one is None) == (other is None)
-        assert one is None or (one - other).abs().max() <= rel * scale
+from minirlhf.stages.ppo import Scored
+from tests.stages.ppo_setup import close, config, experience, grads, new
 
 
 def made_up(texts_end, eos, width=4):
@@ -96,6 +81,76 @@ def test_first_gradient_is_the_policy_gradient(ready, prompts):
     logprobs = response_logprobs(ready, "policy", rollout)
     (-(learned.advantages * logprobs).sum() / rollout.response_mask.sum()).backward()
     close(ours, grads(ppo, "policy"), 1e-4)
+
+
+def in_improve(ppo, learned, monkeypatch):
+    """The policy's gradient of the one step that `improve` takes."""
+    seen = []
+
+    def look(optimiser, rate, limit):
+        seen.append(grads(ppo, "policy"))
+        return 0.0
+
+    monkeypatch.setattr(stage, "optimiser_step", look)
+    stats = ppo.improve(learned)
+    [gradient] = seen
+    return gradient, stats
+
+
+@pytest.mark.parametrize("clip_range", [0.2, None])
+def test_without_a_value_model_it_is_reinforce(ready, prompts, monkeypatch, clip_range):
+    """By hand: a token's gradient times what is still to come of score and KL, mean over tokens."""
+    settings = config(
+        value_model="none", gae_lambda=1.0, whiten_advantages=False, clip_range=clip_range,
+        ppo_epochs=1, minibatch_size=8, microbatch_size=3, kl_coef=0.5,
+    )  # fmt: skip
+    ready.load_weights("reference", {n: 1.3 * w for n, w in ready.weights("reference").items()})
+    ppo = new(ready, prompts, settings)
+    ready.load_weights("policy", {n: 1.2 * w for n, w in ready.weights("policy").items()})
+    rollout, scored, learned, _ = experience(ppo)
+    ours, stats = in_improve(ppo, learned, monkeypatch)
+
+    logprobs = response_logprobs(ready, "policy", rollout)
+    old, reference = logprobs.tolist(), response_logprobs(ready, "reference", rollout).tolist()
+    loss, kl = 0.0, 0.0
+    for row, length in enumerate(rollout.lengths.tolist()):
+        to_come = scored.scores[row].item()
+        for t in reversed(range(length)):
+            to_come -= 0.5 * (old[row][t] - reference[row][t])
+            kl += old[row][t] - reference[row][t]
+            loss = loss - to_come * logprobs[row, t] / rollout.lengths.sum()
+    assert abs(kl) > 0.1  # the price of KL is part of the test
+    loss.backward()
+    close(ours, grads(ppo, "policy"), 1e-4)
+    assert "value" not in ready.roles
+    assert stats["clip_fraction"] == 0
+
+
+def test_without_a_value_model_gae_lambda_discounts(ready, prompts):
+    settings = config(value_model="none", gae_lambda=0.5, whiten_advantages=False, kl_coef=0.0)
+    rollout, scored, learned, stats = experience(new(ready, prompts, settings))
+    to_go = rollout.lengths[:, None] - 1 - torch.arange(rollout.response_ids.shape[1])
+    wanted = torch.where(rollout.response_mask, scored.scores[:, None] * 0.5**to_go, 0.0)
+    assert torch.allclose(learned.advantages, wanted, atol=1e-6)
+    assert torch.equal(learned.advantages, learned.returns)
+    assert not scored.values.any()
+    assert "explained_variance" not in stats
+
+
+@pytest.mark.parametrize("init", ["reward", "reference", "base"])
+def test_a_separate_value_model_starts_where_it_is_told(ready, prompts, init):
+    ready.heads["reward"].weight.data.mul_(3.0)
+    new(ready, prompts, config(value_init=init))
+    start = ready.weights(init) if init != "base" or ready.lora is None else None
+    for name, weight in ready.weights("value").items():
+        if start:
+            assert torch.equal(weight, start[name])
+        elif "lora_B" in name:  # scratch: an update of zero
+            assert not weight.any()
+    same_head = torch.equal(ready.heads["value"].weight, ready.heads["reward"].weight)
+    assert same_head == (init == "reward")
+    spread = ready.heads["value"].weight.std().item() * 65**0.5  # a new one has 1 / (64 + 1)
+    assert (0.7 < spread < 1.4) == (init != "reward")
 
 
 # Scores, rewards, advantages --------------------------------------------------------------------

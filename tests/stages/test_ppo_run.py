@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from minirlhf.engine.episodes import RatioWarning
 from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.records import DataError, Prompt
 from minirlhf.stages import ppo as stage
-from minirlhf.stages.ppo import RatioWarning
 from tests.stages.ppo_setup import config, letters, new
 
 # The run ----------------------------------------------------------------------------------------
@@ -73,6 +73,14 @@ def test_metrics_are_the_registered_ones_and_finite(ready, prompts, micro_texts)
     assert "ptx_loss" not in next(new(ready, prompts))
 
 
+def test_without_a_value_model_nothing_is_said_of_one(ready, prompts):
+    ordinary = {name for name in next(new(ready, prompts)) if "value" not in name}
+    for row in new(ready, prompts, config(value_model="none", clip_range=None)):
+        assert set(row) == ordinary - {"explained_variance"}
+        assert all(math.isfinite(value) for value in row.values())
+        assert row["clip_fraction"] == 0
+
+
 def test_reported_rewards_are_scores_less_the_price_of_kl(ready, prompts):
     for row in new(ready, prompts, config(kl_coef=0.3, updates=4)):
         assert row["rewards"] == pytest.approx(row["scores"] - 0.3 * row["ref_kl"], abs=1e-5)
@@ -127,6 +135,13 @@ def test_ema_is_the_slow_average(ready, prompts, monkeypatch):
     adopted = ready.weights("policy")[name]
     assert torch.allclose(adopted.double(), average, atol=1e-6)
     assert not torch.allclose(adopted, last, atol=1e-4)
+
+
+def test_clipping_can_begin_between_updates(ready, prompts):
+    ppo = new(ready, prompts, config(clip_range=None, policy_learning_rate=0.02))
+    assert next(ppo)["clip_fraction"] == 0
+    ppo.clip_range = 0.01
+    assert next(ppo)["clip_fraction"] > 0
 
 
 def test_without_ema_the_policy_stays(ready, prompts):
