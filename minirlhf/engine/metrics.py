@@ -31,11 +31,18 @@ METRICS: dict[str, Metric] = {
     "pair_accuracy": Metric("share of untied pairs with r_w > r_l", "share", "above 0.5; labelers agree with each other at about 0.73"),
     "valid_ranking_loss": Metric("ranking_loss on held-out prompts", "nats per pair", "near ranking_loss; rising means over-fitting"),
     "valid_pair_accuracy": Metric("pair_accuracy on held-out prompts", "share", "near pair_accuracy"),
-    # PPO
+    # DPO
+    "dpo_loss": Metric("mean over prompts of mean over pairs of -log sigmoid(beta (logratio_w - logratio_l))", "nats per pair", "ln 2 = 0.693 at first, then falls"),
+    "valid_dpo_loss": Metric("dpo_loss on held-out prompts", "nats per pair", "falls; rising means over-fitting"),
+    "chosen_logratio": Metric("mean over pairs of log pi/pi_ref of the better response", "nats per response", "may fall below 0: only its lead over rejected_logratio is trained"),
+    "rejected_logratio": Metric("mean over pairs of log pi/pi_ref of the worse response", "nats per response", "falls below chosen_logratio; tens of nats down mean over-optimisation"),
+    # RLOO, GRPO
+    "reward_spread": Metric("mean over prompts of the standard deviation of its samples' rewards", "RM units", "above 0: where all samples of a prompt get the same there is nothing to learn"),
+    # PPO (most of it RLOO and GRPO too)
     "scores": Metric("mean reward-model score of the sampled responses", "RM units", "rises, then levels off"),
     "rewards": Metric("mean of score - kl_coef * sum_t logratio", "RM units", "rises"),
     "ref_kl": Metric("mean of sum_t (log pi - log pi_ref)", "nats per response", "0 at first, then a few nats; tens of nats mean over-optimisation"),
-    "kl_coef": Metric("beta, the price of one nat away from the SFT model", "RM units per nat", "constant, or steered towards target_kl"),
+    "kl_coef": Metric("beta, the price of one nat away from the SFT model (in GRPO's loss: advantage units)", "RM units per nat", "constant, or steered towards target_kl"),
     "response_length": Metric("mean number of counted tokens, EOS included", "tokens", "steady; a steady climb may be reward hacking"),
     "missing_eos": Metric("share of responses cut off before EOS", "share", "near 0"),
     "same_response": Metric("share of pairs of different prompts that got the very same response", "share", "near 0; near 1 means one answer for everything"),
