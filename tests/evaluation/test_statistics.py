@@ -4,12 +4,13 @@ import math
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import integrate, optimize, stats
 
 from minirlhf.evaluation.statistics import (
     Interval,
     mean_interval,
     paired_difference,
+    seeds_interval,
     wilson_interval,
     win_rate,
 )
@@ -66,6 +67,23 @@ def test_paired_difference_uses_the_pairing():
     assert paired_difference(hard_to_easy, better_by_a_tenth).high < 0
 
 
+def test_paired_difference_agrees_with_scipy():
+    rng = np.random.default_rng(8)
+    easy = rng.normal(size=50)
+    a, b = easy + rng.normal(0.2, 0.3, size=50), easy
+    theirs = stats.bootstrap(
+        (a, b),
+        lambda x, y, axis: (x - y).mean(axis),
+        paired=True,
+        n_resamples=40_000,
+        method="percentile",
+        rng=np.random.default_rng(2),
+    ).confidence_interval
+    ours = paired_difference(a, b)
+    tolerance = (theirs.high - theirs.low) / 50
+    assert ours[1:] == pytest.approx((theirs.low, theirs.high), abs=tolerance)
+
+
 @pytest.mark.parametrize("wins, n", [(0, 5), (5, 5), (8, 10), (73, 100), (1, 1000)])
 @pytest.mark.parametrize("level", [0.8, 0.95])
 def test_wilson_interval_agrees_with_scipy(wins, n, level):
@@ -89,6 +107,68 @@ def test_win_rate_counts_a_tie_half():
     assert (swapped.low, swapped.high) == pytest.approx((1 - rate.high, 1 - rate.low), abs=1e-12)
 
 
+def test_win_rate_without_ties_agrees_with_scipy():
+    rng = np.random.default_rng(4)
+    a, b = rng.normal(0.3, 1, size=70), rng.normal(size=70)
+    theirs = stats.binomtest(int((a > b).sum()), 70).proportion_ci(method="wilson")
+    assert win_rate(a, b)[1:] == pytest.approx((theirs.low, theirs.high), abs=1e-10)
+
+
+@pytest.mark.parametrize("level", [0.8, 0.95])
+def test_one_number_per_seed_has_students_interval(level):
+    losses = [[1.10], [1.25], [1.13], [1.32]]
+    centre, error = np.mean(losses), np.std(losses, ddof=1) / 2
+    ours = seeds_interval(losses, level)
+    theirs = stats.t.interval(level, df=3, loc=centre, scale=error)
+    assert ours.estimate == pytest.approx(centre, abs=1e-12)
+    assert ours[1:] == pytest.approx(theirs, abs=0.02 * (theirs[1] - theirs[0]))
+
+
+def test_seeds_that_agree_leave_the_luck_of_the_prompts():
+    prompts = np.random.default_rng(2).gamma(2.0, size=40)
+    ours, plain = seeds_interval([prompts] * 3), mean_interval(prompts)
+    assert ours == pytest.approx(plain, abs=(plain.high - plain.low) / 50)
+    # With prompts of their own the seeds' means hold all the luck, and they agree.
+    assert seeds_interval([prompts] * 3, same_prompts=False) == pytest.approx([prompts.mean()] * 3)
+
+
+def test_two_sources_of_luck_are_added():
+    # 400 prompts: their mean is as good as normal. t and normal are summed by integration.
+    rng = np.random.default_rng(6)
+    values = rng.normal(size=(1, 400)) + 0.05 * rng.normal(size=(3, 1)) + rng.normal(size=(3, 400))
+    seed_error = values.mean(1).std(ddof=1) / math.sqrt(3)
+    # Of the prompts' variance a part is the noise of single cells, which the seeds' has too:
+    # a cell's variance within its prompt, over three seeds.
+    centred = values - values.mean(1, keepdims=True)
+    noise = centred.var(axis=0, ddof=1).mean() / 3
+    prompt_error = math.sqrt((values.mean(0).var() - noise) / 400)
+
+    def below(x):
+        chance = lambda t: stats.norm.cdf((x - seed_error * t) / prompt_error) * stats.t.pdf(t, 2)  # noqa: E731
+        return integrate.quad(chance, -60, 60, limit=200)[0]
+
+    upper = optimize.brentq(lambda x: below(x) - 0.975, 0, 5)
+    ours = seeds_interval(values)
+    assert ours.high - ours.estimate == pytest.approx(upper, rel=0.03)
+    assert ours.estimate - ours.low == pytest.approx(upper, rel=0.03)
+
+
+def test_three_seeds_cover_the_truth_where_resampling_them_would_not():
+    rng, worlds, hit, naive_hit = np.random.default_rng(0), 120, 0, 0
+    for _ in range(worlds):  # the truth is 0; seeds matter about twice as much as prompts
+        values = rng.normal(size=(1, 30)) + 0.4 * rng.normal(size=(3, 1))
+        values = values + rng.normal(size=(3, 30))
+        hit += not seeds_interval(values).excludes(0)
+        seed_means = values.mean(1)
+        naive_hit += seed_means.min() <= 0 <= seed_means.max()  # widest that resampling can get
+    assert hit / worlds > 0.9 > naive_hit / worlds + 0.05
+
+
+def test_one_seed_has_no_interval():
+    estimate, low, high = seeds_interval([[0.2, 0.4]])
+    assert estimate == pytest.approx(0.3) and math.isnan(low) and math.isnan(high)
+
+
 def test_excludes():
     assert Interval(0.2, 0.1, 0.3).excludes(0) and Interval(-0.2, -0.3, -0.1).excludes(0)
     assert not Interval(0.2, -0.1, 0.3).excludes(0)
@@ -105,6 +185,9 @@ def test_excludes():
         (lambda: wilson_interval(6, 5), "wins=6, n=5"),
         (lambda: wilson_interval(0, 0), "n=0"),
         (lambda: win_rate([1.0], []), "b must be"),
+        (lambda: seeds_interval([1.0, 2.0]), r"a table \(seeds, prompts\)"),
+        (lambda: seeds_interval([[1.0], [math.inf]]), "finite"),
+        (lambda: seeds_interval([[1.0], [2.0]], level=0), "level must lie between 0 and 1, got 0"),
     ],
 )
 def test_bad_input_is_named(call, message):
