@@ -147,7 +147,7 @@ def panel_figure(metrics: Sequence[Mapping], panel: Panel) -> Figure:
 
 def draw_panel(axes: Axes, metrics: Sequence[Mapping], panel: Panel) -> None:
     """Draw a panel's curves, its reference line and their names on `axes`."""
-    _quiet(axes, panel.title, panel.unit)
+    quiet(axes, panel.title, panel.unit)
     axes.set_xlabel("update", fontsize=8, color=MUTED)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
@@ -163,7 +163,7 @@ def draw_panel(axes: Axes, metrics: Sequence[Mapping], panel: Panel) -> None:
     if names:
         axes.axhline(reference[0], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)), zorder=1)
         names.append((reference[0], reference[1], MUTED))
-    _name_lines(axes, names)
+    name_lines(axes, names)
 
 
 def system_bars(results: Mapping) -> Figure:
@@ -213,9 +213,9 @@ def scaling_curve(rows: Sequence[Mapping]) -> Figure:
     figure = Figure(figsize=(2 * PANEL_INCHES[0], PANEL_INCHES[1]), layout="constrained")
     loss, truth = figure.subplots(1, 2)
     sizes = [row["parameters"] for row in rows]
-    _quiet(loss, "Loss on new documents", "nats per token")
+    quiet(loss, "Loss on new documents", "nats per token")
     loss.plot(sizes, [row["loss"] for row in rows], color=COLOURS[0], marker=MARKERS[0])
-    _quiet(truth, "Facts told truthfully", "share, 95 % interval")
+    quiet(truth, "Facts told truthfully", "share, 95 % interval")
     truth.yaxis.set_major_formatter(PercentFormatter(1))
     truth.set_ylim(0, 1)
     for i, name in enumerate(("prompted", "bare")):
@@ -272,7 +272,7 @@ def _moving_mean(values: np.ndarray, window: int) -> np.ndarray:
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
 
-def _name_lines(axes: Axes, names: list[tuple[float, str, str]]) -> None:
+def name_lines(axes: Axes, names: list[tuple[float, str, str]]) -> None:
     """Write each name right of the axes at its height, pushed apart where they would touch."""
     axes.margins(x=0.02, y=0.12)
     low, high = axes.get_ylim()
@@ -319,7 +319,7 @@ def _bar_figure(bars: list, title: str, colour: str, percent: bool) -> Figure:
 
 
 def _draw_bars(axes: Axes, bars: list, title: str, colour: str, percent: bool) -> None:
-    _quiet(axes, title, "")
+    quiet(axes, title, "")
     names = [name for name, *_ in bars]
     axes.barh(names, [value for _, value, *_ in bars], height=0.52, color=colour, zorder=2)
     for row, (_, value, low, high) in enumerate(bars):
@@ -341,7 +341,7 @@ def _draw_bars(axes: Axes, bars: list, title: str, colour: str, percent: bool) -
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
-def _quiet(axes: Axes, title: str, unit: str) -> None:
+def quiet(axes: Axes, title: str, unit: str) -> None:
     """The one style: no box, faint level lines, small grey numbers, the title in ink."""
     axes.set_facecolor("none")
     axes.figure.patch.set_facecolor("none")
