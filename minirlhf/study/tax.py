@@ -6,13 +6,14 @@ tasks are pages of the corpus that no model has read, taken up in the middle: pl
 the chat template, nothing sampled, all by log-probabilities.
 
 `perplexity` the page as it stands; `cloze` the end of a sentence that states a fact; `kind` the
-kind of a thing after five others with theirs; `truth` true or false, after four claims with
-verdicts; `reading` a question on a passage about something made up, so that only it can tell.
+kind of a thing after five others with theirs (classification); `reading` a question on a passage
+about something made up, so that only it can tell. Verdicts on claims, true or false, stand in the
+corpus too, but no moonlet has learned to give them.
 """
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import cycle, islice
+from itertools import islice
 from statistics import mean
 from typing import NamedTuple
 
@@ -24,14 +25,14 @@ from minirlhf.engine.batches import Encoder
 from minirlhf.engine.reading import PlainReader, Reader, open_reader
 from minirlhf.ladder import HELD_OUT_SEED
 from minirlhf.maths.masked import gather_logprobs
-from minirlhf.world.almanac import Almanac, Fact, load_almanac, short_answer, statement
+from minirlhf.world.almanac import Almanac, load_almanac, short_answer, statement
 from minirlhf.world.corpus import corpus
 from minirlhf.world.desk import Desk
 from minirlhf.world.schoolbook import made_up
 from minirlhf.world.text import capitalise, contains, normalise, sentences
 
 WRONG = 4  # options beside the right one
-KINDS_SHOWN, CLAIMS_SHOWN = 5, 4
+KINDS_SHOWN = 5
 
 
 class Item(NamedTuple):
@@ -138,26 +139,6 @@ def kind(almanac: Almanac, seed: int) -> Iterator[Item]:
         yield _item(desk, "\n".join(lines), f" {asked.kind}\n", [f" {other}\n" for other in wrong])
 
 
-def truth(almanac: Almanac, seed: int) -> Iterator[Item]:
-    """Claims with verdicts, as in `schoolbook.true_or_false`; every second last one is false."""
-    desk = Desk(almanac, seed)
-    doubtful = [fact for fact in almanac.facts if fact.falsehoods]
-    verdicts = (" True.", " False.")
-    for false in cycle((True, False)):
-        *shown, asked = desk.rng.sample(doubtful, CLAIMS_SHOWN + 1)
-        lies = desk.rng.sample([True, False] * (CLAIMS_SHOWN // 2), CLAIMS_SHOWN)
-        lines = [
-            f"{_claim(desk, fact, lie)}{verdicts[lie]}"
-            for fact, lie in zip(shown, lies, strict=True)
-        ]
-        context = "\n".join(["True or false?", *lines, _claim(desk, asked, false)])
-        yield Item(context, verdicts, int(false))
-
-
-def _claim(desk: Desk, fact: Fact, false: bool) -> str:
-    return desk.state_falsely(fact) if false else desk.state(fact)
-
-
 def reading(almanac: Almanac, seed: int) -> Iterator[Item]:
     """A passage, one question with its answer and another, as in `schoolbook.reading`.
 
@@ -200,7 +181,6 @@ def _item(desk: Desk, context: str, right: str, wrong: Sequence[str]) -> Item:
 TASKS: dict[str, Callable[[Almanac, int], Iterator[Item]]] = {
     "cloze": cloze,
     "kind": kind,
-    "truth": truth,
     "reading": reading,
 }
 
