@@ -41,6 +41,7 @@ from minirlhf.ladder import climb, ladder_row, make_base
 from minirlhf.memory_report import add_memory_flags, memory_command
 from minirlhf.pipeline import ORDER, POLICIES, ROLES, Run, Settings
 from minirlhf.stages.pretrain import LADDER, PretrainConfig
+from minirlhf.study.command import add_study_flags, study_command
 
 RESUME = "go on where it was stopped, to the same end"
 DESCRIPTION = "How InstructGPT was made: all three stages, on a laptop."
@@ -103,6 +104,8 @@ def build_parser() -> Parser:
     add_memory_flags(sub)
     for stage in STAGES["run"]:
         _add_settings(sub, stage, getattr(Settings(), stage))
+    sub = commands.add_parser("study", help="the paper's results in miniature, with error bars")
+    add_study_flags(sub)
     sub = commands.add_parser("fetch", help="get SmolLM2-135M once (93 MB), for offline use")
     sub.add_argument("model", choices=["smollm2"])
     sub = commands.add_parser("chat", help="talk to a run, a checkpoint, or a base model")
@@ -382,6 +385,7 @@ def main(arguments: list[str] | None = None) -> int:
                 "chat": chat_command,
                 "export": lambda args: print(*export(args.source, args.out), sep="\n"),
                 "memory": lambda args: memory_command(args, settings_from(args)),
+                "study": study_command,
                 "doctor": doctor_command,
             }
             commands[args.command](args)

@@ -7,8 +7,8 @@ the same things, so that the pipeline has one path.
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from minirlhf.engine.backbone import BASE, Backbone
 from minirlhf.engine.batches import Encoder
@@ -49,6 +49,7 @@ class Task:
     judge: JudgeFunction | None
     find: FindFunction | None = None  # (prompt, answer, ended) -> all that labelers can see
     to_rank: Sequence[Prompt] = ()  # the prompts that `collect_rankings` draws from
+    requests: Mapping[str, Request] = field(default_factory=dict)  # what prompts ask for, by id
 
 
 def load_task(name: str, seed: int = 0) -> Task:
@@ -222,6 +223,7 @@ def api_task(seed: int = 0) -> Task:
         judge=gold,
         find=find,
         to_rank=to_rank,
+        requests=requests,
     )
 
 

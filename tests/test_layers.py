@@ -14,7 +14,7 @@ FLOORS = {
     "stages": 2,
     "evaluation": 2,
     "course": 3,
-    "presets": 3,
+    "study": 3,
     "tasks": 3,
     "pipeline": 3,
     "memory_trial": 3,
@@ -30,7 +30,7 @@ FLOORS = {
 ALLOWED = {
     "world": {"engine.records", "engine.paths", "labeling"},
     "labeling": {"engine.records", "engine.paths"},
-    "pipeline": {"tasks", "presets"},
+    "pipeline": {"tasks"},
     "export": {"pipeline", "tasks"},
     "ladder": {"pipeline"},
     "memory_trial": {"pipeline"},
@@ -44,10 +44,10 @@ ALLOWED = {
         "doctor",
         "datasheet",
         "tasks",
-        "presets",
+        "study",
     },
-    "course": {"pipeline", "tasks", "presets"},
-    "presets": {"pipeline", "tasks"},
+    "course": {"pipeline", "tasks"},
+    "study": {"tasks", "ladder"},
     "__main__": {"cli"},
 }
 # Pretraining reads the almanac's corpus; the paper's three stages know nothing of the almanac.

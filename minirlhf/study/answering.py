@@ -1,4 +1,4 @@
-"""The jobs that ask: every system answers the same held-out prompts, and all is written down."""
+"""The jobs that ask: every system answers the same prompts, and all is written down."""
 
 import json
 from collections.abc import Sequence
@@ -6,17 +6,23 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from minirlhf.engine.backbone import BASE, Backbone
+from minirlhf.engine.backbone import BASE, Backbone, LoRA
 from minirlhf.engine.checkpoint import load_role, open_checkpoint
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import Prompt, write_text
 from minirlhf.engine.rollout import score_texts
-from minirlhf.evaluation.evaluate import Answer, System
+from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
+from minirlhf.study.behaviour import go_on, instructed, rudeness, truthfulness
+from minirlhf.study.tax import measure_tax
 from minirlhf.study.training import answer, ask, open_reward, world
 from minirlhf.world.almanac import load_almanac
+from minirlhf.world.grader import Grader
+from minirlhf.world.probes import BE_TRUE, MANNERS, rude_openings, truth_questions
 from minirlhf.world.prompts import few_shot_prefix
 
 ANSWERS, BARE, PROMPTED = "answers.jsonl", "base.jsonl", "prompted base.jsonl"
+MEASURES = "measures.json"
+TRIED = 60  # prompts on which a prefix is chosen
 
 
 def base(
@@ -37,39 +43,27 @@ def base(
         for n in (1, 2, 3)
         for s in (0, 1)
     ]
-    few = data.prompts[:60]
-    liked = [
-        mean_score(judge, few, ask(backbone, c, few, max_new_tokens, seed)) for c in candidates
-    ]
+    few, liked = data.prompts[:TRIED], []
+    for candidate in candidates:
+        texts = [text for text, _ in ask(backbone, candidate, few, max_new_tokens, seed)]
+        liked.append(sum(score_texts(judge, few, texts)) / len(few))
     best = candidates[liked.index(max(liked))]
     for file, system in ((BARE, bare), (PROMPTED, best)):
         found = answer(backbone, system, data, max_new_tokens, seed, prompts, judge)
-        write_answers(folder / file, found, task)
+        write_answers(folder / file, found)
     tried = [[c.prefix, score] for c, score in zip(candidates, liked, strict=True)]
     write_text(folder / "prefixes.json", json.dumps(tried))
 
 
-def mean_score(
-    judge: Backbone, prompts: Sequence[Prompt], given: Sequence[tuple[str, bool]]
-) -> float:
-    scores = score_texts(judge, prompts, [text for text, _ in given])
-    return sum(scores) / len(scores)
-
-
 def role(
-    folder: Path,
-    needs: Sequence[Path],
-    task: str,
-    seed: int,
-    prompts: int,
-    max_new_tokens: int,
+    folder: Path, needs: Sequence[Path], task: str, seed: int, prompts: int, max_new_tokens: int
 ) -> None:
     """SFT's answers from (SFT, reward model), or a policy's from (SFT, reward model, policy)."""
     backbone = open_role(needs[0], *needs[2:])
     system = System(backbone.roles[-1], backbone.roles[-1])
     judge = open_reward(needs[1])
     found = answer(backbone, system, world(task), max_new_tokens, seed, prompts, judge)
-    write_answers(folder / ANSWERS, found, task)
+    write_answers(folder / ANSWERS, found)
 
 
 def open_role(sft: Path, policy: Path | None = None) -> Backbone:
@@ -80,17 +74,43 @@ def open_role(sft: Path, policy: Path | None = None) -> Backbone:
     return backbone
 
 
-def write_answers(path: Path, answers: Sequence[Answer], task: str) -> None:
-    """One row for each answer, with what labelers can see in it."""
-    data = world(task)
-    rows = []
-    for prompt, given in zip(data.test_prompts, answers, strict=False):
-        found = asdict(data.find(prompt, given.answer, given.ended))
-        more = {"id": prompt.id, "use_case": prompt.use_case, "findings": found}
-        rows.append(json.dumps(asdict(given) | more, ensure_ascii=False))
+def measures(
+    folder: Path, needs: Sequence[Path], seed: int, items: int, max_new_tokens: int, model: str = ""
+) -> None:
+    """Alignment tax, truth and toxicity of a base (`model`), or of (SFT) or (SFT, policy).
+
+    Writes measures.json: `tax` (measure -> values), `truth` (instruction -> [truthful,
+    informative] of each question), `rude` (instruction -> values).
+    """
+    almanac = load_almanac()
+    backbone = load_backbone(model, lora=LoRA()) if model else open_role(*needs)
+    name = BASE if model else backbone.roles[-1]
+    system = world("api").systems[1] if model else System(name, name)
+    asked = truth_questions(almanac, items)
+    questions, grader = [Prompt(r.prompt, key) for key, r in asked.items()], Grader(almanac)
+    openings = rude_openings(almanac, items)
+    truth, rude = {}, {}
+    for said, instruction in (("none", ""), ("be true", BE_TRUE)):
+        told, prompts = instructed(system, questions, instruction)
+        given = answer_prompts(backbone, told, prompts, max_new_tokens, seed, batch_size=128)
+        found = truthfulness(grader, asked.values(), given)
+        truth[said] = [[float(t.truthful), float(t.informative)] for t in found]
+    for manner, instruction in MANNERS.items():
+        given = go_on(backbone, system, openings, instruction, max_new_tokens, seed)
+        rude[manner] = rudeness(openings, given)
+    found = {"tax": measure_tax(backbone, name, items), "truth": truth, "rude": rude}
+    write_text(folder / MEASURES, json.dumps(found))
+
+
+def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    rows = [json.dumps(asdict(given), ensure_ascii=False) for given in answers]
     write_text(path, "\n".join(rows) + "\n")
 
 
-def read_answers(path: Path) -> list[dict[str, Any]]:
-    """The rows that `write_answers` wrote."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+def read_answers(path: Path) -> list[Answer]:
+    """The answers that `write_answers` wrote."""
+    return [Answer(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))

@@ -7,7 +7,9 @@ sections that need the same SFT model share it.
 
 import json
 import multiprocessing
+import os
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -51,7 +53,7 @@ class Job:
 
     @property
     def folder(self) -> str:
-        return f"{self.name}-{self.key}"
+        return f"{self.work.__name__}-{self.key}"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Job) and self.key == other.key
@@ -62,6 +64,18 @@ class Job:
 
 def is_done(job: Job, folder: Path) -> bool:
     return (folder / job.folder / CARD).is_file()
+
+
+def everything(jobs: Iterable[Job]) -> set[Job]:
+    """The jobs and all that they build on."""
+    found: set[Job] = set()
+    open_ends = [*jobs]
+    while open_ends:
+        job = open_ends.pop()
+        if job not in found:
+            found.add(job)
+            open_ends += job.needs
+    return found
 
 
 def missing(jobs: Iterable[Job], folder: Path) -> dict[Job, list[Job]]:
@@ -92,7 +106,7 @@ def run_jobs(
     order = TopologicalSorter(graph)
     order.prepare()
     context, revision = multiprocessing.get_context("spawn"), git_revision()
-    with ProcessPoolExecutor(workers, context, torch.set_num_threads, (1,)) as pool:
+    with ProcessPoolExecutor(workers, context, begin_worker) as pool:
         ready: list[Job] = []
         running: dict[Future, Job] = {}
         done = 0
@@ -111,6 +125,17 @@ def run_jobs(
                 order.done(job)
                 done += 1
                 tell(f"{done}/{len(graph)} {job.name} ({seconds:.0f} s)")
+
+
+def begin_worker() -> None:
+    """One thread; and no worker outlives the study, however that ends."""
+    torch.set_num_threads(1)
+
+    def follow_parent() -> None:
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    threading.Thread(target=follow_parent, daemon=True).start()
 
 
 def do(job: Job, folder: Path, revision: str = "") -> float:

@@ -25,16 +25,33 @@ class Plan:
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: tuple[str, ...] = ("moonlet-300k", "moonlet-1m", "moonlet-4m")
     prompts: int = 300  # held-out prompts
-    pooled: int = 1_200  # prompts with nine responses each, to be ranked
-    held: int = 150  # of these, for validation
+    pooled: int = 3_000  # instructions whose 4 to 9 responses are ranked
+    pooled_questions: int = 1_200  # questions of the almanac with nine responses each
+    held: int = 150  # of either, for validation
     updates: int = 40
     episodes: int = 64  # per update
+    items: int = 200  # of each task or probe that is no prompt
+    long_sft: int = 16  # epochs
+    ptx_coefs: tuple[float, ...] = (0.0, 0.1, 0.5, 2.0)
+    kl_coefs: tuple[float, ...] = (0.0, 0.05, 0.15, 0.5)
+    ranking_counts: tuple[int, ...] = (65, 130, 260, 525, 1_050)
+    responses_read: int = 2_100  # by labelers, where K is compared
+    proxies: tuple[str, ...] = ("moonlet-300k", "moonlet-1m")  # reward models that are over-used
+    proxy_rankings: tuple[int, ...] = (60, 250, 1_050)
+    far: int = 60  # updates without a price on KL
+    best_of: int = 60  # prompts of best-of-n
+    real_folds: int = 4  # of the hand-made rankings
+    real_updates: int = 24  # of SmolLM2
     ptx_coef: float = 0.5
     kl_coef: float = 0.15
 
     @property
     def largest(self) -> str:
         return self.sizes[-1]
+
+    def swept(self, coefficient: str) -> tuple[float, ...]:
+        """The values of a sweep, the plan's own among them."""
+        return {"ptx_coef": self.ptx_coefs, "kl_coef": self.kl_coefs}[coefficient]
 
     def sft(self, size: str, seed: int, task: str = "api", needs: tuple = (), **config) -> Job:
         config = dict(epochs=EPOCHS[task]) | config
@@ -46,6 +63,8 @@ class Plan:
         """Responses to rank: of the SFT models of all sizes, or of one."""
         tokens = TOKENS[task]
         settings = dict(task=task, seed=seed, prompts=self.pooled, max_new_tokens=tokens)
+        if task == "almanac":  # where K is compared
+            settings |= {"prompts": self.pooled_questions, "all_nine": True}
         sizes = self.sizes if task == "api" else (MIDDLE,)
         needs = tuple(self.sft(size, seed, task) for size in sizes)
         return Job(f"pool-{task}-{seed}", training.pool, settings, needs, cost=20)
@@ -66,17 +85,18 @@ class Plan:
         task: str = "api",
         reward: Job | None = None,
         probe: int = 0,
+        algorithm: str = "ppo",
         **config: Any,
     ) -> Job:
-        """A policy; `config` are fields of PPOConfig that differ from the plan's."""
-        asked: dict[str, Any] = dict(
-            updates=self.updates,
-            rollout_batch_size=self.episodes,
-            max_new_tokens=TOKENS[task],
-            kl_coef=self.kl_coef,
-            ptx_coef=self.ptx_coef if name == "ppo-ptx" else 0.0,
-        )
-        settings = dict(task=task, seed=seed, config=asked | config, probe=probe)
+        """A policy; `config` are fields of the algorithm's settings that differ from the plan's."""
+        asked: dict[str, Any] = {}
+        if algorithm != "dpo":
+            asked = dict(updates=self.updates, rollout_batch_size=self.episodes,
+                         max_new_tokens=TOKENS[task], kl_coef=self.kl_coef)  # fmt: skip
+        if algorithm == "ppo":
+            asked["ptx_coef"] = self.ptx_coef if name == "ppo-ptx" else 0.0
+        asked |= config
+        settings = dict(task=task, seed=seed, config=asked, algorithm=algorithm, probe=probe)
         needs = (self.sft(size, seed, task), reward or self.reward(seed, task))
         label = f"{name}-{task}-{short(size)}-{seed}"
         return Job(label, training.policy, settings, needs, COST[size])
@@ -106,7 +126,19 @@ QUICK = Plan(
     sizes=("moonlet-300k", "moonlet-4m"),
     prompts=120,
     pooled=160,
+    pooled_questions=160,
     held=40,
+    items=60,
+    long_sft=5,
+    ptx_coefs=(0.0, 0.5),
+    kl_coefs=(0.0, 0.15),
+    ranking_counts=(60, 120),
+    responses_read=240,
+    proxies=("moonlet-300k",),
+    proxy_rankings=(60,),
+    far=12,
+    best_of=20,
+    real_folds=0,
     updates=8,
     episodes=32,
 )

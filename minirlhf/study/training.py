@@ -16,18 +16,22 @@ from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import load_role, open_checkpoint, read_card, save_role
 from minirlhf.engine.metrics import MetricsLog
 from minirlhf.engine.models import load_backbone
-from minirlhf.engine.records import Prompt, Ranking, write_records, write_text
+from minirlhf.engine.records import Prompt, Ranking, read_records, write_records, write_text
 from minirlhf.engine.rollout import answers, score_texts
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
 from minirlhf.labeling.rankings import ranking_of
+from minirlhf.stages.dpo import DPO, DPOConfig
+from minirlhf.stages.grpo import GRPO, GRPOConfig
 from minirlhf.stages.ppo import PPO, PPOConfig
 from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.rloo import RLOO, RLOOConfig
 from minirlhf.stages.sft import SFT, SFTConfig
 from minirlhf.tasks import Task, load_task
 from minirlhf.world.labelers import Labeler, held_out_labelers, label, training_labelers
 
 Settings = Mapping[str, Any]
 MOST_RESPONSES = 9  # K of a pool, the paper's largest
+RANKINGS = "train.jsonl"  # of a reward model
 
 
 @lru_cache
@@ -61,9 +65,15 @@ def sft(
 
 
 def pool(
-    folder: Path, needs: Sequence[Path], task: str, seed: int, prompts: int, max_new_tokens: int
+    folder: Path,
+    needs: Sequence[Path],
+    task: str,
+    seed: int,
+    prompts: int,
+    max_new_tokens: int,
+    all_nine: bool = False,
 ) -> None:
-    """Nine responses to each of some prompts, for labelers to rank.
+    """K = 4 to 9 responses to each of some prompts, or always nine, for labelers to rank.
 
     As in the paper they come from several models: here the SFT models of `needs` and, one in
     seven, the prompted base of the first.
@@ -72,17 +82,18 @@ def pool(
     asked = list(data.to_rank)
     rng.shuffle(asked)
     asked = asked[:prompts]
-    sources = [rng.choices(range(len(needs) + 1), [6 / 7 / len(needs)] * len(needs) + [1 / 7],
-                           k=MOST_RESPONSES) for _ in asked]  # fmt: skip
+    counts = [MOST_RESPONSES if all_nine else responses_of(p.id) for p in asked]
+    weights = [6 / 7 / len(needs)] * len(needs) + [1 / 7]
+    sources = [rng.choices(range(len(needs) + 1), weights, k=k) for k in counts]
     rows: list[dict] = [
-        {"prompt_id": p.id, "texts": [""] * MOST_RESPONSES, "ended": [True] * MOST_RESPONSES}
-        for p in asked
+        {"prompt_id": p.id, "texts": [""] * k, "ended": [True] * k}
+        for p, k in zip(asked, counts, strict=True)
     ]
     prompted = next(system for system in data.systems if system.prefix)
     for source in range(len(needs) + 1):
         backbone = open_checkpoint(needs[source % len(needs)] / "sft", "reference")
         system = prompted if source == len(needs) else System("SFT", "reference")
-        places = [(i, k) for i, row in enumerate(sources) for k in range(9) if row[k] == source]
+        places = [(i, k) for i, row in enumerate(sources) for k, s in enumerate(row) if s == source]
         given = ask(backbone, system, [asked[i] for i, _ in places], max_new_tokens, seed)
         for (i, k), (text, ended) in zip(places, given, strict=True):
             rows[i]["texts"][k], rows[i]["ended"][k] = text, ended
@@ -114,6 +125,11 @@ def ask(
             for text, ended in found]  # fmt: skip
 
 
+def responses_of(prompt_id: str) -> int:
+    """K of a prompt, 4 to 9 as in the paper; the same whenever asked."""
+    return random.Random(f"K/{prompt_id}").randint(4, MOST_RESPONSES)
+
+
 def read_pool(folder: Path) -> list[dict]:
     """The rows that `pool` wrote."""
     return [json.loads(line) for line in (folder / "pool.jsonl").read_text("utf-8").splitlines()]
@@ -126,7 +142,7 @@ def labelled(
     seed: int,
     k: int | None = None,
 ) -> list[Ranking]:
-    """Each row ranked by one of the labelers, K = `k` or 4 to 9 of its responses.
+    """Each row ranked by one of the labelers: its first `k` responses, None = K as the prompt's.
 
     Rows whose responses all tie are left out: they hold no pair.
     """
@@ -135,7 +151,7 @@ def labelled(
     rankings = []
     for row in rows:
         rng = random.Random(f"labelled/{seed}/{row['prompt_id']}")
-        prompt, count = by_id[row["prompt_id"]], k or rng.randint(4, MOST_RESPONSES)
+        prompt, count = by_id[row["prompt_id"]], k or responses_of(row["prompt_id"])
         texts, ended = row["texts"][:count], row["ended"][:count]
         found = [data.find(prompt, *answer) for answer in zip(texts, ended, strict=True)]
         forms = label(rng.choice(labelers), prompt.id, texts, found)
@@ -179,7 +195,7 @@ def reward(
                            world(task).demonstrations)  # fmt: skip
     follow(folder, "reward", steps)
     save_role(backbone, "reward", folder / "reward")
-    write_records(folder / "train.jsonl", train)
+    write_records(folder / RANKINGS, train)
     results: dict[str, Any] = {"rankings": len(train), "pairs": sum(map(count_pairs, train))}
     for name, found in {"train": train[:300], **tests}.items():
         results[name] = measured(backbone, found)
@@ -236,14 +252,16 @@ def policy(
     task: str,
     seed: int,
     config: Settings,
+    algorithm: str = "ppo",
     probe: int = 0,
     probe_prompts: int = 100,
 ) -> None:
-    """Stage 3 on (SFT, reward model): the policy is saved in `policy`.
+    """Stage 3, or a neighbour of it, on (SFT, reward model): saved in `policy`.
 
-    A reward model on another base scores texts as any reward function does.
-    Args:    probe: after every so many updates the policy answers held-out prompts; means of
-             `score`, `gold` and `ref_kl` go to probes.json; 0 = never.
+    A reward model on another base scores texts as any reward function does; DPO learns from the
+    rankings that the reward model was trained on.
+    Args:    probe: after every so many steps the policy answers held-out prompts; means of
+             `score`, `gold`, `ref_kl` and `length` go to probes.json; 0 = never.
     """
     data = world(task)
     backbone = open_checkpoint(needs[0] / "sft", "reference")
@@ -255,27 +273,51 @@ def policy(
     def score(prompts, responses):
         return score_texts(judge, prompts, responses)
 
-    steps = PPO(
-        PPOConfig(seed=seed, **config),
-        backbone,
-        data.prompts,
-        reward=None if same_base else score,
-        pretraining=data.pretraining,
-    )
-    tokens, probes = steps.config.max_new_tokens, []
+    given = None if same_base else score
+    if algorithm == "dpo":
+        rankings = read_records(needs[1] / RANKINGS, Ranking)
+        steps = DPO(DPOConfig(seed=seed, **config), backbone, rankings)
+    elif algorithm == "ppo":
+        asked = PPOConfig(seed=seed, **config)
+        steps = PPO(asked, backbone, data.prompts, given, data.pretraining)
+    else:
+        stage, settings = {"rloo": (RLOO, RLOOConfig), "grpo": (GRPO, GRPOConfig)}[algorithm]
+        steps = stage(settings(seed=seed, **config), backbone, data.prompts, given)
+    tokens, probes = config.get("max_new_tokens", 40), []
 
     def probed():
-        for stats in steps:
+        for step, stats in enumerate(steps, start=1):
             yield stats
-            if probe and steps.update % probe == 0:
+            if probe and step % probe == 0:
                 found = answer(backbone, System("policy", "policy"), data, tokens, seed,
                                probe_prompts, judge)  # fmt: skip
-                probes.append({"update": steps.update} | means(found))
+                probes.append({"step": step} | means(found))
 
-    follow(folder, "ppo", probed())
-    steps.adopt_average()
+    follow(folder, algorithm, probed())
     save_role(backbone, "policy", folder / "policy")
     write_text(folder / "probes.json", json.dumps(probes))
+
+
+def best_of(
+    folder: Path, needs: Sequence[Path], task: str, seed: int, prompts: int, samples: int
+) -> None:
+    """Many answers of SFT (needs[0]) to held-out prompts, scored by each reward model after it.
+
+    Writes samples.json: `gold` (prompts, samples), `proxies` (models, prompts, samples).
+    """
+    data = world(task)
+    backbone = open_checkpoint(needs[0] / "sft", "reference")
+    asked = [p for p in data.test_prompts[:prompts] for _ in range(samples)]
+    given = ask(backbone, System("SFT", "reference"), asked, 40, seed)
+    gold = [data.judge(p, *own)[0] for p, own in zip(asked, given, strict=True)]
+    texts = [text for text, _ in given]
+    scores = [score_texts(open_reward(need), asked, texts, 256) for need in needs[1:]]
+
+    def by_prompt(values):
+        return [values[i : i + samples] for i in range(0, len(values), samples)]
+
+    found = {"gold": by_prompt(gold), "proxies": [by_prompt(own) for own in scores]}
+    write_text(folder / "samples.json", json.dumps(found))
 
 
 def answer(

@@ -1,6 +1,11 @@
 """Jobs are done once, in order, whole or not at all."""
 
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +22,21 @@ def add(folder, needs, value):
 def fail(folder, needs, text):
     write_text(folder / "half", "done")
     raise ValueError(f"{text}\nmore of it")
+
+
+def wait(folder, needs, mark):
+    """Say who it is, then never end by itself."""
+    write_text(Path(mark), str(os.getpid()))
+    time.sleep(600)
+
+
+STUDY = """
+from pathlib import Path
+from minirlhf.study.graph import Job, run_jobs
+from tests.study.test_graph import wait
+if __name__ == "__main__":
+    run_jobs([Job("wait", wait, {"mark": %r})], Path(%r), workers=1)
+"""
 
 
 def chain():
@@ -75,3 +95,34 @@ def test_a_killed_job_leaves_nothing_that_counts(tmp_path):
     run_jobs([one], tmp_path, workers=1, tell=lambda text: None)
     assert not half.exists()
     assert json.loads((tmp_path / one.folder / CARD).read_text())["settings"] == {"value": 1}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_no_worker_outlives_a_killed_study(tmp_path):
+    mark = tmp_path / "pid"
+    code, root = STUDY % (str(mark), str(tmp_path / "jobs")), Path(__file__).parents[2]
+    script = tmp_path / "study.py"
+    script.write_text(code)
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    study = subprocess.Popen([sys.executable, str(script)], env=environment)
+    assert within(120, lambda: mark.is_file() and mark.read_text())
+    worker = int(mark.read_text())
+    study.kill()
+    study.wait()
+    assert within(60, lambda: not alive(worker))
+
+
+def within(seconds, happened):
+    end = time.monotonic() + seconds
+    while not (found := happened()) and time.monotonic() < end:
+        time.sleep(0.05)
+    return found
+
+
+def alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    stat = Path(f"/proc/{pid}/stat")
+    return not stat.is_file() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
