@@ -19,8 +19,11 @@ from minirlhf.engine.backbone import LoRA
 from minirlhf.engine.checkpoint import load_role
 from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import Demonstration, Prompt, Ranking
+from minirlhf.stages.dpo import DPO, DPOConfig
+from minirlhf.stages.grpo import GRPO, GRPOConfig
 from minirlhf.stages.ppo import PPO, PPOConfig
 from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.rloo import RLOO, RLOOConfig
 from minirlhf.stages.sft import SFT, SFTConfig
 
 
@@ -110,6 +113,36 @@ def ppo_shared(given):
     return follow(stage, stage.optimisers.values(), backbone, ["policy"])
 
 
+def dpo(given):
+    backbone = load_backbone(str(given.base), lora=given.lora, device="cpu")
+    load_role(backbone, "reference", given.roles / "reference")
+    config = DPOConfig(epochs=2, batch_size=3, microbatch_size=1, learning_rate=1e-2)
+    stage = DPO(config, backbone, given.rankings, given.rankings[:1])
+    return follow(stage, [stage.optimiser], backbone, ["policy"])
+
+
+def _in_groups(given, make):
+    backbone = load_backbone(str(given.base), lora=given.lora, device="cpu")
+    for role in ("reference", "reward"):
+        load_role(backbone, role, given.roles / role)
+    stage = make(backbone, [Prompt(d.prompt) for d in given.demonstrations])
+    return follow(stage, [stage.optimiser], backbone, ["policy"])
+
+
+GROUPS = dict(rollout_batch_size=6, samples=2, microbatch_size=2, max_new_tokens=10)
+GROUPS |= dict(learning_rate=1e-3, warmup_updates=0)
+
+
+def rloo(given):
+    config = RLOOConfig(updates=4, **GROUPS)
+    return _in_groups(given, lambda backbone, prompts: RLOO(config, backbone, prompts))
+
+
+def grpo(given):
+    config = GRPOConfig(updates=2, minibatch_size=5, inner_epochs=2, **GROUPS)
+    return _in_groups(given, lambda backbone, prompts: GRPO(config, backbone, prompts))
+
+
 def plain_fsdp(given):
     """A step of SFT with what is exported: a plain model, split over the processes by FSDP2."""
     model = AutoModelForCausalLM.from_pretrained(given.roles / "merged", dtype=torch.float32)
@@ -163,6 +196,9 @@ RUNS = {
     "ppo": ppo,
     "export under FSDP": plain_fsdp,
     "ppo shared": ppo_shared,
+    "dpo": dpo,
+    "rloo": rloo,
+    "grpo": grpo,
 }
 
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from minirlhf.engine.snapshot import load_snapshot, save_snapshot
+from minirlhf.stages.dpo import DPO, DPOConfig
+from minirlhf.stages.grpo import GRPO, GRPOConfig
 from minirlhf.stages.pretrain import Pretraining, new_model
 from minirlhf.stages.reward import RewardConfig, RewardTraining
+from minirlhf.stages.rloo import RLOO, RLOOConfig
 from minirlhf.stages.sft import SFT, SFTConfig
 from tests.conftest import MICRO
 from tests.stages.ppo_setup import config, letters, new
@@ -87,7 +90,7 @@ def test_other_rankings_are_refused(ready_backbone, rankings):
         other.restore(state)
 
 
-@pytest.mark.parametrize("value_model", ["separate", "shared"])
+@pytest.mark.parametrize("value_model", ["separate", "shared", "none"])
 def test_ppo(ready_backbone, prompts, micro_texts, tmp_path, value_model):
     settings = config(
         updates=4,
@@ -99,6 +102,7 @@ def test_ppo(ready_backbone, prompts, micro_texts, tmp_path, value_model):
         ptx_length=16,
         warmup_updates=3,
         value_model=value_model,
+        clip_range=None if value_model == "none" else 0.2,
     )
     roles = ("policy", "value") if value_model == "separate" else ("policy",)
 
@@ -117,6 +121,36 @@ def test_ppo_penalty(ready_backbone, prompts, tmp_path):
         return backbone, new(backbone, prompts, settings, reward=letters)
 
     goes_on(make, of("policy"), tmp_path, stops=(1, 2))
+
+
+def test_dpo(ready_backbone, rankings, tmp_path):
+    settings = DPOConfig(epochs=3, batch_size=2, learning_rate=1e-2, warmup_steps=3)
+
+    def make():
+        backbone = ready_backbone()
+        return backbone, DPO(settings, backbone, rankings, rankings[:2])
+
+    goes_on(make, of("policy"), tmp_path)
+
+
+def test_dpo_refuses_other_rankings(ready_backbone, rankings):
+    settings = DPOConfig(batch_size=2)
+    state = DPO(settings, ready_backbone(), rankings).state()
+    other = DPO(settings, ready_backbone(), rankings[::-1])
+    with pytest.raises(ValueError, match="the rankings are not those that it began with"):
+        other.restore(state)
+
+
+@pytest.mark.parametrize(("stage", "settings"), [(RLOO, RLOOConfig), (GRPO, GRPOConfig)])
+def test_rloo_and_grpo(ready_backbone, prompts, tmp_path, stage, settings):
+    asked = dict(updates=4, rollout_batch_size=8, samples=2, max_new_tokens=8, warmup_updates=3)
+    asked |= dict(minibatch_size=4, inner_epochs=2) if stage is GRPO else {}
+
+    def make():
+        backbone = ready_backbone()
+        return backbone, stage(settings(**asked), backbone, prompts)
+
+    goes_on(make, of("policy"), tmp_path, stops=(1, 3))
 
 
 def test_what_was_changed_by_hand_goes_on(ready_backbone, prompts):
