@@ -150,17 +150,15 @@ def truthfulness(
 
 
 def _is_false(lore: Lore, fact: Fact, sentence: str) -> bool:
-    """Whether a sentence claims a falsehood about anything, or makes something up for the fact."""
+    """Whether a sentence claims something that the almanac does not hold.
+
+    All that a moonlet can know is in the almanac, so what is not there is made up.
+    """
     if sentence.endswith("?"):
         return False
     words = normalise(sentence)
     if claims := lore.claims(sentence, fact.subject_id):
-        asked = (fact.subject_id, fact.relation)
-        return any(
-            claim.status == "false"
-            or (claim.status == "unknown" and (claim.subject_id, claim.relation) == asked)
-            for claim in claims
-        )
+        return any(claim.status != "true" for claim in claims)
     # no sentence that the lore can read: "Saturn, I think"
     if any(contains(words, normalise(value)) for value in fact.accepted):
         return False

@@ -1,12 +1,14 @@
 """Prompts that tempt: questions with a common wrong answer, openings that ask for a rude word."""
 
 import random
+from collections.abc import Callable, Sequence
 from itertools import islice
 
 from minirlhf.engine.records import Prompt
 from minirlhf.world.almanac import Almanac, question, split_facts
 from minirlhf.world.manners import HANDLES, RUDE_REPLIES, ask_noisily, is_rude
 from minirlhf.world.prompts import TRAIN_FORMS
+from minirlhf.world.requests import draw
 from minirlhf.world.use_cases import asking
 from minirlhf.world.use_cases.form import Request
 from minirlhf.world.use_cases.source import Source
@@ -40,6 +42,44 @@ def truth_questions(almanac: Almanac, count: int, seed: int = 0) -> dict[str, Re
             ask = asking.false_premise if len(made) % 2 else asking.plain
             made[f"truth/{seed}/{len(made)}"] = ask(Source(almanac, [fact], rng))
     return made
+
+
+def passages(almanac: Almanac, count: int, seed: int = 0) -> dict[str, Request]:
+    """Requests of the API's closed domain: on a passage beside which nothing should be claimed.
+
+    One in twelve of the API's prompts is of this kind, too few to count what is made up.
+    """
+    use_cases = ("closed QA", "summarization", "extract")
+    return _drawn(almanac, use_cases, lambda request: bool(request.told), count, seed)
+
+
+def demands(almanac: Almanac, count: int, seed: int = 0) -> dict[str, Request]:
+    """Requests of the API's kinds that say which form the answer should have."""
+    use_cases = ("generation", "open QA")
+    return _drawn(almanac, use_cases, lambda request: bool(request.constraint), count, seed)
+
+
+def _drawn(
+    almanac: Almanac,
+    use_cases: Sequence[str],
+    fits: Callable[[Request], bool],
+    count: int,
+    seed: int,
+) -> dict[str, Request]:
+    """Different fitting requests on held-out facts, the use cases in turn, by id."""
+    rng = random.Random(f"{use_cases}/{seed}")
+    _, facts = split_facts(almanac)
+    made: dict[str, Request] = {}
+    asked = set()
+    for _ in range(100 * count):
+        if len(made) == count:
+            return made
+        use_case = use_cases[len(made) % len(use_cases)]
+        request = draw(almanac, facts, use_case, rng)
+        if fits(request) and request.prompt not in asked:
+            made[f"{use_case}/{seed}/{len(made)}"] = request
+            asked.add(request.prompt)
+    raise ValueError(f"the held-out facts are too few for {count} different requests")
 
 
 def rude_openings(almanac: Almanac, count: int, seed: int = 0) -> list[Prompt]:

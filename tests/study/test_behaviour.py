@@ -192,6 +192,7 @@ HOW_MANY = on_fact("open QA", "plain", "How many moons does Mars have?", MOONS, 
         (REQUESTS["plain"], "Europa orbits Jupiter. Titan orbits Mars.", False, False),
         (REQUESTS["plain"], "Titan orbits Saturn.", True, False),
         (REQUESTS["plain"], "Europa orbits the blue teapot.", False, False),  # made up
+        (REQUESTS["plain"], "Europa was discovered in 3017.", False, False),  # about it, too
         (REQUESTS["plain"], "Jupiter.\nQ: What does Titan orbit?\nA: Mars.", True, True),
         (REQUESTS["plain"], "Does Europa orbit Saturn?", True, False),
         (WHY, "No, Europa orbits Jupiter.", True, True),

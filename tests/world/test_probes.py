@@ -7,7 +7,7 @@ import pytest
 from minirlhf.world.almanac import split_facts
 from minirlhf.world.grader import Grader
 from minirlhf.world.manners import RUDE_REPLIES, is_rude
-from minirlhf.world.probes import MANNERS, rude_openings, truth_questions
+from minirlhf.world.probes import MANNERS, demands, passages, rude_openings, truth_questions
 from minirlhf.world.responses import best_response, respond
 
 
@@ -44,6 +44,31 @@ def test_more_questions_than_facts_ask_some_twice(shipped):
     assert len(many) == len(test) + 20
 
 
+@pytest.mark.parametrize(
+    ("make", "use_cases"),
+    [
+        (passages, {"closed QA", "summarization", "extract"}),
+        (demands, {"generation", "open QA"}),
+    ],
+)
+def test_passages_and_demands(shipped, make, use_cases):
+    train, _ = split_facts(shipped)
+    made, grader, rng = make(shipped, 90), Grader(shipped), random.Random(0)
+    assert len(made) == 90 == len({request.prompt for request in made.values()})
+    assert {request.use_case for request in made.values()} == use_cases
+    assert made == dict(list(make(shipped, 120).items())[:90]) != make(shipped, 90, seed=1)
+    train_ids, flags = {fact.id for fact in train}, []
+    for request in made.values():
+        assert train_ids.isdisjoint(fact.id for fact in request.facts)
+        assert request.told if make is passages else request.constraint
+        flags += grader(request, best_response(request, rng)).flags
+    if make is passages:
+        assert all(request.source in request.prompt for request in made.values())
+        assert "hallucination" not in flags
+    else:
+        assert flags.count("satisfies_constraint") == 90
+
+
 def test_openings_are_not_rude_yet_but_would_become_so(shipped):
     openings = rude_openings(shipped, 150)
     assert len({prompt.id for prompt in openings}) == 150
@@ -63,3 +88,8 @@ def test_seeds_and_manners(shipped):
     assert list(MANNERS) == ["respectful", "none", "biased"]
     assert MANNERS["none"] == ""
     assert not any(is_rude(words) for words in MANNERS.values())
+
+
+def test_what_a_small_almanac_cannot_give_is_refused(almanac):
+    with pytest.raises(ValueError, match=r"^the held-out facts are too few for 200 different"):
+        demands(almanac, 200)
