@@ -85,6 +85,19 @@ def test_loss_and_gradient_are_those_of_all_pairs(ready, rankings, beta):
     close(ours, grads(dpo, "policy"), 1e-3)
 
 
+def test_a_step_takes_its_own_rankings_and_their_reference(ready, rankings):
+    dpo, other = (DPO(config(seed=3), ready, rankings) for _ in range(2))
+    disturb(ready, "policy")
+    rows = next(other._batches).tolist()
+    assert rows != [0, 1]
+    wanted = dpo._accumulate(
+        [rankings[i] for i in rows], dpo._reference([rankings[i] for i in rows])
+    )
+    stats = next(dpo)
+    assert stats["dpo_loss"] == pytest.approx(wanted["dpo_loss"], rel=1e-5)
+    assert stats["chosen_logratio"] == pytest.approx(wanted["chosen_logratio"], abs=1e-3)
+
+
 @pytest.mark.parametrize("size", [1, 3])
 def test_microbatches_add_up_exactly(ready, rankings, size):
     found = []

@@ -143,6 +143,21 @@ def test_the_kl_in_the_loss_holds_the_policy_back(ready_backbone, lora, prompts)
     assert kl[3.0] < 0.6 * kl[0.0]
 
 
+def test_a_reward_function_gets_each_answer_with_its_own_prompt(ready, prompts, monkeypatch):
+    batches, asked = [], []
+
+    def reward(given, texts):
+        asked.append([prompt.prompt for prompt in given])
+        return [0.0] * len(texts)
+
+    grpo = new(ready, prompts, reward)
+    collect = grpo.collect_rollout
+    monkeypatch.setattr(grpo, "collect_rollout", lambda b: (batches.append(b), collect(b))[1])
+    next(grpo)
+    assert asked == [[prompts[i].prompt for i in batches[0] for _ in range(3)]]
+    assert len(set(batches[0])) == 4
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts, seed):
     """Over four seeds each it grew 1.8 to 2.5 times on adapters and 2.6 to 4.2 times on all

@@ -146,6 +146,21 @@ def test_kl_coef_can_be_changed_between_updates(ready, prompts):
     assert row["rewards"] == pytest.approx(row["scores"], abs=1e-6)
 
 
+def test_a_reward_function_gets_each_answer_with_its_own_prompt(ready, prompts, monkeypatch):
+    batches, asked = [], []
+
+    def reward(given, texts):
+        asked.append([prompt.prompt for prompt in given])
+        return [0.0] * len(texts)
+
+    rloo = new(ready, prompts, reward)
+    collect = rloo.collect_rollout
+    monkeypatch.setattr(rloo, "collect_rollout", lambda b: (batches.append(b), collect(b))[1])
+    next(rloo)
+    assert asked == [[prompts[i].prompt for i in batches[0] for _ in range(3)]]
+    assert len(set(batches[0])) == 4
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_a_plain_reward_goes_up_while_kl_stays_bounded(ready, prompts, seed):
     """Over four seeds each it grew 2.2 to 3.3 times on adapters and 3.1 to 4.5 times on all
