@@ -248,18 +248,22 @@ def _read_out(
     reader: Reader | PlainReader, options: Sequence[list[int]], device: torch.device
 ) -> Tensor:
     """Log-probability of each option, one for each row of the reader: (N,) float64 nats."""
+    width = max(map(len, options))
+    ids = torch.tensor([own + own[-1:] * (width - len(own)) for own in options], device=device)
+    lengths = torch.tensor([len(own) for own in options], device=device)
     total = torch.zeros(len(options), dtype=torch.float64, device=device)
-    going = torch.arange(len(options), device=device)
-    for step in range(max(map(len, options))):
-        token = torch.tensor([options[i][step] for i in going.tolist()], device=device)
-        logp = torch.log_softmax(reader.logits, -1)
-        total[going] += logp.gather(1, token[:, None]).squeeze(1).double()
-        more = [k for k, i in enumerate(going.tolist()) if len(options[i]) > step + 1]
-        if not more:
+    rows = torch.arange(len(options), device=device)
+    for step in range(width):
+        token = ids[rows, step]
+        logp = torch.log_softmax(reader.logits, -1).gather(1, token[:, None]).squeeze(1)
+        total[rows] += torch.where(step < lengths[rows], logp.double(), 0.0)
+        if step + 1 == width:
             break
-        keep = torch.tensor(more, device=device)
-        reader.pick(keep)
-        going, token = going[keep], token[keep]
+        going = step + 1 < lengths[rows]
+        # to drop rows copies the cache of all others, so not for a few
+        if 2 * going.sum() < len(rows):
+            reader.pick(going.nonzero().squeeze(1))
+            rows, token = rows[going], token[going]
         reader.read(token)
     return total
 
