@@ -71,7 +71,8 @@ def best_of_n_kl_exact(probs: Sequence[float], scores: Sequence[float], n: int) 
     """KL of the best of n draws from the distribution they come from, ties and all.
 
     For responses drawn from a model, give each of the N samples 1/N: responses of one score then
-    count as tied, as they are for the best of n.
+    count as tied, as they are for the best of n. Let N be several times n: 64 different scores
+    alone hold the KL of the best of 64 down to 3.13 instead of 3.17, 256 to 3.172.
 
     Args:    as in best_of_n_distribution.
     Returns: nats, between 0 and log n - (n - 1) / n.

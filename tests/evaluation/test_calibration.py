@@ -56,7 +56,7 @@ def test_edges_ties_and_empty_bins():
     first, last = reliability_bins([1.0, 1.0, 50.0], [1.0, 1.0, 0.0], bins=10)
     assert (first.low, first.pairs, first.agreement.estimate) == (0.5, 2, 0.5)
     assert (last.high, last.pairs, last.agreement.estimate) == (1.0, 1, 1.0)
-    edge = reliability_bins([logit(0.75) + 1e-12], [0.0], bins=2)
+    edge = reliability_bins([logit(0.75)], [0.0], bins=2)  # log 3: exactly 0.75 in floats
     assert edge[0].low == 0.75
 
 
