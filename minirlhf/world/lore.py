@@ -104,7 +104,12 @@ class Lore:
             for fact in told
         }
         other.kinds = {}
-        other.stated, other.misstated = {}, {}
+        other.stated = {
+            normalise(statement(fact, form)): fact.id
+            for fact in told
+            for form in range(len(fact.wording.statements))
+        }
+        other.misstated = {}
         return other
 
     def _add(self, names: Iterable[tuple[str, str]]) -> None:

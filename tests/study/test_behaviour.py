@@ -190,6 +190,7 @@ HOW_MANY = on_fact("open QA", "plain", "How many moons does Mars have?", MOONS, 
         (REQUESTS["plain"], "who cares", True, False),
         (REQUESTS["plain"], "", True, False),
         (REQUESTS["plain"], "Europa orbits Jupiter. Titan orbits Mars.", False, False),
+        (REQUESTS["plain"], "Europa orbits Jupiter. Europa was found in 3017.", False, False),
         (REQUESTS["plain"], "Titan orbits Saturn.", True, False),
         (REQUESTS["plain"], "Europa orbits the blue teapot.", False, False),  # made up
         (REQUESTS["plain"], "Europa was discovered in 3017.", False, False),  # about it, too

@@ -67,3 +67,15 @@ def test_a_passage_has_a_truth_of_its_own(almanac):
     assert [c.status for c in passage.claims("Zoru goes around Saturn.")] == ["true"]
     assert [c.status for c in lore.claims("Europa orbits Saturn.")] == ["false"]
     assert lore.claims("Zoru goes around Saturn.") == []
+
+
+def test_what_a_passage_says_word_for_word_is_true_there(shipped):
+    lore = Lore(shipped)
+    # "no" is part of the value here, and denies nothing
+    none = [fact for fact in shipped.facts if fact.value.split()[0] in ("no", "almost")]
+    assert len(none) > 5
+    for fact in [*none, *shipped.facts[::40]]:
+        passage = lore.telling([fact])
+        for form in range(len(fact.wording.statements)):
+            found = passage.claims(statement(fact, form))
+            assert [claim.status for claim in found] == ["true"], statement(fact, form)
