@@ -8,7 +8,7 @@ import torch
 from minirlhf.engine.episodes import RatioWarning
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.records import DataError
-from minirlhf.engine.rollout import Rollout, response_logprobs, sample
+from minirlhf.engine.rollout import Rollout, response_logprobs, response_values, sample
 from minirlhf.maths.advantages import gae, token_rewards
 from minirlhf.stages import ppo as stage
 from minirlhf.stages.ppo import Scored
@@ -182,6 +182,8 @@ def test_scores_are_the_reward_models_whatever_the_microbatch(ready, prompts):
     assert torch.allclose(scored.scores, whole, atol=1e-5)
     reference = response_logprobs(ready, "reference", rollout)
     assert torch.allclose(scored.ref_logprobs, reference, atol=1e-5)
+    values = response_values(ready, "value", rollout)
+    assert torch.allclose(scored.values, values, atol=1e-5) and values.any()
     assert not scored.values.requires_grad
 
 
