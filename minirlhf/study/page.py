@@ -31,7 +31,7 @@ class Table:
     def _show(self, cell: Cell) -> str:
         if isinstance(cell, Interval):
             estimate, low, high = (self._show(float(part)) for part in cell)
-            return f"{estimate} [{low}, {high}]"
+            return f"{estimate} [{low}, {high}]" if cell.low == cell.low else estimate
         if isinstance(cell, float):
             if cell != cell:
                 return "?"

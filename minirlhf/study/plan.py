@@ -6,11 +6,10 @@ from typing import Any
 from minirlhf.study import answering, training
 from minirlhf.study.graph import Job
 
-# Minutes of a PPO run of 40 updates, roughly; only the order of jobs depends on them.
+# Minutes of a PPO run, roughly; only the order of jobs depends on them.
 COST = {"moonlet-300k": 1.0, "moonlet-1m": 3.0, "moonlet-4m": 10.0}
 TOKENS = {"api": 60, "almanac": 40}  # of an answer
 EPOCHS = {"api": 4, "almanac": 2}  # of SFT
-MIDDLE = "moonlet-1m"  # where one size is enough
 
 
 @dataclass(frozen=True)
@@ -24,24 +23,25 @@ class Plan:
     quick: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: tuple[str, ...] = ("moonlet-300k", "moonlet-1m", "moonlet-4m")
+    middle: str = "moonlet-1m"  # where one size is enough
     prompts: int = 300  # held-out prompts
-    pooled: int = 3_000  # instructions whose 4 to 9 responses are ranked
+    pooled: int = 2_500  # instructions whose 4 to 9 responses are ranked
     pooled_questions: int = 1_200  # questions of the almanac with nine responses each
     held: int = 150  # of either, for validation
-    updates: int = 40
+    updates: int = 30
     episodes: int = 64  # per update
-    items: int = 200  # of each task or probe that is no prompt
+    items: int = 120  # of each task or probe that is no prompt
     long_sft: int = 16  # epochs
-    ptx_coefs: tuple[float, ...] = (0.0, 0.1, 0.5, 2.0)
-    kl_coefs: tuple[float, ...] = (0.0, 0.05, 0.15, 0.5)
-    ranking_counts: tuple[int, ...] = (65, 130, 260, 525, 1_050)
+    ptx_coefs: tuple[float, ...] = (0.0, 0.5, 2.0)
+    kl_coefs: tuple[float, ...] = (0.0, 0.15, 0.5)
+    ranking_counts: tuple[int, ...] = (65, 260, 1_050)
     responses_read: int = 2_100  # by labelers, where K is compared
     proxies: tuple[str, ...] = ("moonlet-300k", "moonlet-1m")  # reward models that are over-used
-    proxy_rankings: tuple[int, ...] = (60, 250, 1_050)
-    far: int = 60  # updates without a price on KL
+    proxy_rankings: tuple[int, ...] = (65, 1_050)
+    far: int = 48  # updates without a price on KL
     best_of: int = 60  # prompts of best-of-n
-    real_folds: int = 4  # of the hand-made rankings
-    real_updates: int = 24  # of SmolLM2
+    real_folds: int = 3  # of the hand-made rankings
+    real_updates: int = 16  # of SmolLM2
     ptx_coef: float = 0.5
     kl_coef: float = 0.15
 
@@ -65,13 +65,13 @@ class Plan:
         settings = dict(task=task, seed=seed, prompts=self.pooled, max_new_tokens=tokens)
         if task == "almanac":  # where K is compared
             settings |= {"prompts": self.pooled_questions, "all_nine": True}
-        sizes = self.sizes if task == "api" else (MIDDLE,)
+        sizes = self.sizes if task == "api" else (self.middle,)
         needs = tuple(self.sft(size, seed, task) for size in sizes)
         return Job(f"pool-{task}-{seed}", training.pool, settings, needs, cost=20)
 
     def reward(self, seed: int, task: str = "api", size: str = "", **settings: Any) -> Job:
         """The reward model of a task, or one that differs in some settings."""
-        size = size or (self.largest if task == "api" else MIDDLE)
+        size = size or (self.largest if task == "api" else self.middle)
         asked = dict(task=task, seed=seed, config=dict(epochs=1), valid=self.held) | settings
         needs = (self.sft(size, seed, task), self.pool(seed, task))
         name = f"reward-{task}-{short(size)}-{seed}"
@@ -96,7 +96,8 @@ class Plan:
         if algorithm == "ppo":
             asked["ptx_coef"] = self.ptx_coef if name == "ppo-ptx" else 0.0
         asked |= config
-        settings = dict(task=task, seed=seed, config=asked, algorithm=algorithm, probe=probe)
+        settings = dict(task=task, seed=seed, config=asked, algorithm=algorithm, probe=probe,
+                        probe_prompts=min(100, self.prompts))  # fmt: skip
         needs = (self.sft(size, seed, task), reward or self.reward(seed, task))
         label = f"{name}-{task}-{short(size)}-{seed}"
         return Job(label, training.policy, settings, needs, COST[size])

@@ -108,15 +108,16 @@ def ask(
     seed: int,
     temperature: float = 1.0,
 ) -> list[tuple[str, bool]]:
-    """(text, whether it ended) for each prompt; a base is asked in plain text and cut at `stop`."""
+    """(text, whether it ended) for each prompt; a base is asked in plain text and cut at `stop`.
+
+    Where a base's prompt leaves no room for an answer, its first example loses its beginning.
+    """
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    base = system.role == BASE
-    ids = [
-        encoder.plain(system.plain(p), max_new_tokens)
-        if base
-        else encoder.prompt(p, max_new_tokens)
-        for p in prompts
-    ]
+    if system.role == BASE:
+        room = backbone.context_length - max_new_tokens
+        ids = [encoder.plain(system.plain(p))[-room:] for p in prompts]
+    else:
+        ids = [encoder.prompt(p, max_new_tokens) for p in prompts]
     found = answers(backbone, system.role, encoder, ids, max_new_tokens, seed, temperature,
                     batch_size=128)  # fmt: skip
     if not system.stop:

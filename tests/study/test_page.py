@@ -30,6 +30,8 @@ def test_shares_are_shown_in_per_cent_and_numbers_as_they_are():
     assert TABLE.shown()[0] == ["base", "1", "25 % [12 %, 50 %]", "a | b"]
     plain = Table("t", "", ["x", "y"], [[1.234, None], [float("nan"), 3]])
     assert plain.shown() == [["1.23", ""], ["?", "3"]]
+    one_seed = Interval(0.5, float("nan"), float("nan"))
+    assert Table("t", "", ["x"], [[one_seed]]).shown() == [["0.50"]]
 
 
 def test_the_page_has_its_figures_and_no_raw_text(tmp_path):

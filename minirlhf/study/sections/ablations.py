@@ -10,7 +10,7 @@ from minirlhf.evaluation.study_rows import forest
 from minirlhf.study.answering import ANSWERS, read_answers
 from minirlhf.study.graph import Job
 from minirlhf.study.page import Section, Table
-from minirlhf.study.plan import MIDDLE, Plan, short
+from minirlhf.study.plan import Plan, short
 
 TASK = "almanac"
 DEFAULT = "PPO"
@@ -37,8 +37,8 @@ FIELDS = {"gold": "gold score, 0 to 1", "score": "RM score, RM units", "ref_kl":
 
 
 def answer_job(plan: Plan, name: str, seed: int) -> Job:
-    sft, reward = plan.sft(MIDDLE, seed, TASK), plan.reward(seed, TASK)
-    policy = plan.policy(MIDDLE, seed, name.replace(" ", "-"), TASK, **VARIANTS[name])
+    sft, reward = plan.sft(plan.middle, seed, TASK), plan.reward(seed, TASK)
+    policy = plan.policy(plan.middle, seed, name.replace(" ", "-"), TASK, **VARIANTS[name])
     return plan.answers(sft, reward, policy)
 
 
@@ -73,7 +73,7 @@ def report(plan: Plan, folder: Path) -> Section:
     head = list(FIELDS.values())
     return Section(
         "ablations",
-        f"PPO without its parts, and its neighbours ({short(MIDDLE)})",
+        f"PPO without its parts, and its neighbours ({short(plan.middle)})",
         said,
         [
             Table("ablations", "At the end of training", ["variant", *head], rows),

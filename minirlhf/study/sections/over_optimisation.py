@@ -17,10 +17,11 @@ from minirlhf.study import training
 from minirlhf.study.answering import read_json
 from minirlhf.study.graph import Job
 from minirlhf.study.page import Section, Table
-from minirlhf.study.plan import MIDDLE, Plan, short
+from minirlhf.study.plan import Plan, short
 
 TASK = "almanac"
 NS = (1, 2, 4, 8, 16, 32, 64)  # of best-of-n
+SAMPLES = 128  # for each prompt
 
 
 def reward_jobs(plan: Plan, seed: int) -> dict[tuple[str, int], Job]:
@@ -36,12 +37,12 @@ def policy_job(plan: Plan, reward: Job, seed: int) -> Job:
     """PPO without a price on KL, probed on its way; its value model starts from SFT, so that all
     reward models, its own base or not, are used alike."""
     config = dict(updates=plan.far, kl_coef=0.0, value_init="reference")
-    return plan.policy(MIDDLE, seed, "far", TASK, reward, probe=plan.far // 12, **config)
+    return plan.policy(plan.middle, seed, "far", TASK, reward, probe=plan.far // 12, **config)
 
 
 def best_of_job(plan: Plan, seed: int) -> Job:
-    settings = dict(task=TASK, seed=seed, prompts=plan.best_of, samples=NS[-1])
-    needs = (plan.sft(MIDDLE, seed, TASK), *reward_jobs(plan, seed).values())
+    settings = dict(task=TASK, seed=seed, prompts=plan.best_of, samples=SAMPLES)
+    needs = (plan.sft(plan.middle, seed, TASK), *reward_jobs(plan, seed).values())
     return Job(f"best-of-{seed}", training.best_of, settings, needs)
 
 
@@ -142,14 +143,14 @@ def turn(title: str, curve: Curve) -> str:
 def best_of_kl(plan: Plan, folder: Path) -> Table:
     """The formula's KL beside the exact one of the sampled responses, ties and all."""
     samples = read_json(folder / best_of_job(plan, plan.seeds[0]).folder / "samples.json")
-    chances = [1 / NS[-1]] * NS[-1]
+    chances = [1 / SAMPLES] * SAMPLES
     rows = [
         [n, best_of_n_kl(n), mean(best_of_n_kl_exact(chances, own, n)
                                   for own in samples["proxies"][0])]
         for n in NS
     ]  # fmt: skip
     caption = (
-        "KL of best-of-n, nats: log n - (n - 1) / n, and exact over the sampled responses, equal "
-        "scores shared"
+        f"KL of best-of-n, nats: log n - (n - 1) / n, and exact for {SAMPLES} sampled responses, "
+        "equal scores shared; the figure places best-of-n by the formula, an upper bound"
     )
     return Table("best-of-n-kl", caption, ["n", "formula", "exact"], rows)

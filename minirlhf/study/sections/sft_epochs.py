@@ -7,12 +7,12 @@ from minirlhf.evaluation.statistics import seeds_interval
 from minirlhf.evaluation.study_plots import sft_epochs
 from minirlhf.study.graph import Job
 from minirlhf.study.page import Section, Table
-from minirlhf.study.plan import MIDDLE, TOKENS, Plan, short
+from minirlhf.study.plan import TOKENS, Plan, short
 
 
 def job(plan: Plan, seed: int) -> Job:
     config = dict(epochs=plan.long_sft, max_new_tokens=TOKENS["api"])
-    return plan.sft(MIDDLE, seed, needs=(plan.reward(seed),), **config)
+    return plan.sft(plan.middle, seed, needs=(plan.reward(seed),), **config)
 
 
 def jobs(plan: Plan) -> list[Job]:
@@ -39,7 +39,7 @@ def report(plan: Plan, folder: Path) -> Section:
         "sft-epochs",
         "SFT: loss and score over the epochs",
         [
-            f"Validation loss of {short(MIDDLE)} is lowest after epoch {best} "
+            f"Validation loss of {short(plan.middle)} is lowest after epoch {best} "
             f"({min(losses):.3f} nats per response token; {losses[-1]:.3f} after {epochs[-1]}), "
             f"the reward model's score highest after epoch {liked} ({max(scores):+.2f}, after "
             f"epoch {best} {scores[best - 1]:+.2f}).",

@@ -11,7 +11,7 @@ from minirlhf.study import answering
 from minirlhf.study.answering import ANSWERS, MEASURES, read_answers, read_json
 from minirlhf.study.graph import Job
 from minirlhf.study.page import Section, Table
-from minirlhf.study.plan import MIDDLE, Plan, short
+from minirlhf.study.plan import Plan, short
 from minirlhf.study.sections.instructions import PROBED, probe_jobs
 
 TASKS = {
@@ -29,8 +29,8 @@ SWEEPS = {
 
 def sweep_jobs(plan: Plan, coefficient: str, value: float, seed: int) -> tuple[Job, Job]:
     """The tax and the answers of PPO with another coefficient; the other one is the plan's."""
-    sft, reward = plan.sft(MIDDLE, seed), plan.reward(seed)
-    policy = plan.policy(MIDDLE, seed, f"ppo-{coefficient}-{value:g}", **{coefficient: value})
+    sft, reward = plan.sft(plan.middle, seed), plan.reward(seed)
+    policy = plan.policy(plan.middle, seed, f"ppo-{coefficient}-{value:g}", **{coefficient: value})
     settings = dict(seed=seed, items=plan.items, max_new_tokens=40)
     tax = Job(f"measures-{policy.name}", answering.measures, settings, (sft, policy))
     return tax, plan.answers(sft, reward, policy)
@@ -74,7 +74,9 @@ def report(plan: Plan, folder: Path) -> Section:
     figures = {}
     for coefficient, words in SWEEPS.items():
         figure, table = sweep(plan, folder, coefficient, words)
-        what = f"PPO {short(MIDDLE)}: what the coefficient does to loss, gold score and distance"
+        what = (
+            f"PPO {short(plan.middle)}: what the coefficient does to loss, gold score and distance"
+        )
         figures[f"sweep-{coefficient}"] = (figure, what)
         tables.append(table)
     return Section("tax", "The alignment tax, and PPO-ptx", sentences(plan, found), tables, figures)
@@ -114,7 +116,7 @@ def sweep(plan: Plan, folder: Path, coefficient: str, words: str):
     figure = coefficient_sweep(values, quantities, words, getattr(plan, coefficient))
     rows = [[value, *own] for value, *own in zip(values, *cells.values(), strict=True)]
     head = [coefficient, "loss on new pages, nats per token", "gold score", "KL, nats"]
-    return figure, Table(f"sweep-{coefficient}", f"PPO {short(MIDDLE)} by {words}", head, rows)
+    return figure, Table(f"sweep-{coefficient}", f"PPO {short(plan.middle)} by {words}", head, rows)
 
 
 def sentences(plan: Plan, found: dict) -> list[str]:
