@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from minirlhf.engine import decoder
-from minirlhf.engine.batches import RankingBatch
+from minirlhf.engine.batches import RankingBatch, Tree
 from minirlhf.engine.records import DataError
 from minirlhf.engine.settings import setting, validated
+from minirlhf.maths.masked import gather_logprobs, zero_masked
 
 BASE = "base"
 SCALAR_ROLES = ("reward", "value")
@@ -400,8 +401,31 @@ class Backbone:
         """
         if not self.written_out:
             return self.scores(role, batch.sequences.input_ids, batch.sequences.attention_mask)
-        tree, model = batch.tree, self.model_of(role)
-        hidden = decoder.run_layers(
+        hidden = self._read_tree(role, batch.tree)
+        return self.heads[role](hidden.flatten(0, 1)[batch.tree.last].float()).squeeze(-1)
+
+    def ranking_logprobs(self, role: str, batch: RankingBatch) -> Tensor:
+        """log pi(y|x) of each response of some rankings, EOS included: (N,) nats.
+
+        Prompts are read as in `ranking_scores`.
+        """
+        if not self.written_out:
+            ids, mask, response = batch.sequences
+            logits = self.logits(role, ids[:, :-1], mask[:, :-1])
+            return zero_masked(gather_logprobs(logits, ids[:, 1:]), response[:, 1:]).sum(1)
+        ids, branch = batch.tree.input_ids, batch.tree.branch
+        hidden = self._read_tree(role, batch.tree)
+        row, place = (branch > 0).nonzero(as_tuple=True)  # (n,) the tokens of all responses
+        first = branch[row, place] != branch[row, place - 1]  # follows the prompt's last token
+        before = torch.where(first, (branch == 0).sum(1)[row], place) - 1
+        logits = self.to_logits(role, hidden[row, before][None])
+        logprobs = gather_logprobs(logits, ids[row, place][None])[0]
+        return logprobs.new_zeros(len(batch.row)).index_add(0, first.cumsum(0) - 1, logprobs)
+
+    def _read_tree(self, role: str, tree: Tree) -> Tensor:
+        """Hidden states after the last norm, (B, T, D)."""
+        model = self.model_of(role)
+        return decoder.run_layers(
             model,
             role,
             model.get_input_embeddings()(tree.input_ids),
@@ -409,7 +433,6 @@ class Backbone:
             dropout=self._dropout,
             checkpointing=self.checkpointing,
         )
-        return self.heads[role](hidden.flatten(0, 1)[tree.last].float()).squeeze(-1)
 
     @contextlib.contextmanager
     def dropout(self, rate: float, generator: torch.Generator) -> Iterator[None]:

@@ -19,12 +19,11 @@ from torch import Tensor
 
 from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
-from minirlhf.engine.batches import Encoder, Passes, RankingBatch
+from minirlhf.engine.batches import Encoder, Passes
 from minirlhf.engine.optimisation import adam, finite, optimiser_step, warm_up
 from minirlhf.engine.records import DataError, Ranking, checksum
 from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
-from minirlhf.maths.masked import gather_logprobs, zero_masked
 from minirlhf.maths.preferences import dpo_loss, ranking_to_pairs
 
 TIE = 1e-4  # nats: less is rounding; at the first step all leads are, and the accuracy is 0.5
@@ -121,7 +120,7 @@ class DPO:
         for start in range(0, len(rankings), size):
             batch = self.encoder.rankings(rankings[start : start + size])
             ref_logprobs = ref[start : start + size, : batch.ranks.shape[1]]
-            logprobs = response_sums(self.backbone, "policy", batch)
+            logprobs = batch.by_prompt(self.backbone.ranking_logprobs("policy", batch))
             loss = dpo_loss(logprobs, ref_logprobs, batch.ranks, self.config.beta, count)
             finite(loss, {"logprobs of policy": logprobs, "logprobs of reference": ref_logprobs})
             if loss.requires_grad:
@@ -146,7 +145,7 @@ class DPO:
         mine, size, rows = parallel.share(list(rankings)), self.config.microbatch_size, []
         for start in range(0, len(mine), size):
             batch = self.encoder.rankings(mine[start : start + size])
-            rows += response_sums(self.backbone, "reference", batch)
+            rows += batch.by_prompt(self.backbone.ranking_logprobs("reference", batch))
         width = max(len(ranking.ranks) for ranking in rankings)
         table = torch.stack([F.pad(row, (0, width - len(row))) for row in rows])
         return parallel.together(table, len(rankings))
@@ -181,11 +180,3 @@ def _pairs(logratios: Tensor, ranks: Tensor) -> list[tuple[float, float]]:
         for row, own in zip(logratios.tolist(), ranks.tolist(), strict=True)
         for better, worse in ranking_to_pairs(own)
     ]
-
-
-def response_sums(backbone: Backbone, role: str, batch: RankingBatch) -> Tensor:
-    """log pi(y|x) of each response, EOS included: (B, K) nats, 0 in empty slots."""
-    ids, mask, response = batch.sequences
-    logits = backbone.logits(role, ids[:, :-1], mask[:, :-1])
-    logprobs = gather_logprobs(logits, ids[:, 1:])
-    return batch.by_prompt(zero_masked(logprobs, response[:, 1:]).sum(1))

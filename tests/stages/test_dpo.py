@@ -6,12 +6,13 @@ import re
 import pytest
 import torch
 
+from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.metrics import METRICS
 from minirlhf.engine.optimisation import NotFinite
 from minirlhf.engine.records import DataError, Ranking
 from minirlhf.maths.masked import gather_logprobs
-from minirlhf.stages.dpo import DPO, DPOConfig, response_sums
+from minirlhf.stages.dpo import DPO, DPOConfig
 from tests.stages.ppo_setup import close, disturb, grads
 
 QUICK = dict(epochs=2, batch_size=2, learning_rate=3e-3, warmup_steps=0)
@@ -34,12 +35,17 @@ def one_by_one(backbone, role, ranking):
     return torch.stack(found)
 
 
-def test_a_responses_log_probability_is_the_sum_over_its_tokens(ready, rankings):
+@pytest.mark.parametrize("written_out", [True, False])
+def test_a_responses_log_probability_is_the_sum_over_its_tokens(
+    ready, rankings, monkeypatch, written_out
+):
+    """In the layout with each prompt once, and in the one for models of other kinds."""
+    monkeypatch.setattr(Backbone, "written_out", written_out)
     dpo = DPO(config(), ready, rankings)
     disturb(ready, "policy")
     batch = dpo.encoder.rankings(rankings)
     for role in ("policy", "reference"):
-        got = response_sums(ready, role, batch)
+        got = batch.by_prompt(ready.ranking_logprobs(role, batch))
         for row, ranking in zip(got, rankings, strict=True):
             k = len(ranking.ranks)
             assert torch.allclose(row[:k], one_by_one(ready, role, ranking), atol=1e-4)
