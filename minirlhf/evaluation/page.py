@@ -133,6 +133,9 @@ nav { font-size: .9rem; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem }
 .phases small { font-size: .8rem; display: block; line-height: 1.3 }
 .grid { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr));
   gap: 1.6rem 2rem; margin: 1.3rem 0 }
+.figures { display: flex; flex-wrap: wrap; align-items: flex-end; gap: 1.6rem 2rem;
+  margin: 1.3rem 0 }
+.figures figure { max-width: 100% }
 figure { margin: 0; break-inside: avoid }
 figure svg { width: 100%; height: auto; display: block; overflow: visible }
 figure svg * { stroke-linejoin: round }

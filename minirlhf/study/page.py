@@ -12,6 +12,7 @@ from minirlhf.engine.records import write_text
 from minirlhf.evaluation.page import Html, inline_svg, join, page, tag
 from minirlhf.evaluation.statistics import Interval
 
+REM_PER_INCH = 7.0  # of a figure on the page
 Cell = str | int | float | Interval | None
 
 
@@ -24,6 +25,7 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     percent: bool = False  # shares, shown in per cent on the page; the CSV has them as they are
+    long: bool = False  # in the CSV alone
 
     def shown(self) -> list[list[str]]:
         return [[self._show(cell) for cell in row] for row in self.rows]
@@ -35,7 +37,7 @@ class Table:
         if isinstance(cell, float):
             if cell != cell:
                 return "?"
-            return f"{100 * cell:.0f} %" if self.percent else f"{cell:.2f}"
+            return f"{100 * cell:z.0f} %" if self.percent else f"{cell:z.2f}"
         return "" if cell is None else str(cell)
 
     def as_csv(self) -> str:
@@ -110,16 +112,23 @@ def as_html(sections: Sequence[Section], opening: str, how: str) -> str:
 
 def _section(section: Section) -> Html:
     figures = [
-        tag("figure", inline_svg(figure, what), tag("figcaption", what))
+        tag(
+            "figure",
+            inline_svg(figure, what),
+            tag("figcaption", what),
+            style=f"width: {figure.get_figwidth() * REM_PER_INCH:.1f}rem",
+        )
         for figure, what in section.figures.values()
     ]
     parts = [tag("h2", section.title), *(tag("p", text) for text in section.sentences)]
     if figures:
-        parts.append(tag("div", join(figures), class_="grid"))
+        parts.append(tag("div", join(figures), class_="figures"))
     return tag("section", join([*parts, *map(_table, section.tables)]), id=section.name)
 
 
 def _table(table: Table) -> Html:
+    if table.long:
+        return tag("p", f"{table.caption}: results/{table.name}.csv", class_="note")
     head = tag("tr", join([tag("th", name) for name in table.head]))
     rows = [tag("tr", join([tag("td", cell) for cell in row])) for row in table.shown()]
     return join([tag("p", table.caption, class_="note"),

@@ -71,7 +71,7 @@ def report(plan: Plan, folder: Path) -> Section:
     tables = [
         Table("over-optimisation", "Score, standard deviations of SFT's own (gold: of gold), "
               "counted from SFT; distance in root nats",
-              ["reward model", "curve", "distance", "score"], rows),
+              ["reward model", "curve", "distance", "score"], rows, long=True),
         Table("gao-forms", "Gao et al.'s forms, fitted for each seed: mean and interval",
               ["reward model", "curve", "alpha", "beta"], fits),
         best_of_kl(plan, folder),
