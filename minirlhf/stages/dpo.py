@@ -34,11 +34,11 @@ TIE = 1e-4  # nats: less is rounding; at the first step all leads are, and the a
 class DPOConfig:
     """Settings of DPO; paper values from Rafailov et al. 2023, appendix B."""
 
-    epochs: int = setting(3, "passes over the rankings", least=1)
+    epochs: int = setting(1, "passes over the rankings", least=1)
     batch_size: int = setting(16, "prompts per step, all their pairs with them", paper=64, least=1)
     microbatch_size: int = setting(16, "prompts per forward pass", least=1)
     beta: float = setting(0.1, "price of a nat of KL to SFT, RM units", paper=0.1, above=0)
-    learning_rate: float = setting(1e-3, "Adam's peak step size", paper=1e-6, above=0)
+    learning_rate: float = setting(3e-4, "Adam's peak step size", paper=1e-6, above=0)
     warmup_steps: int = setting(
         10, "steps from a tenth of the rate up to it, constant then", paper=150, least=0
     )
