@@ -12,12 +12,26 @@ from minirlhf.engine.models import load_backbone
 from minirlhf.engine.records import Prompt, write_text
 from minirlhf.engine.rollout import score_texts
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
-from minirlhf.study.behaviour import go_on, instructed, rudeness, truthfulness
+from minirlhf.study.behaviour import (
+    go_on,
+    instructed,
+    observe,
+    rudeness,
+    truthfulness,
+    values,
+)
 from minirlhf.study.tax import measure_tax
 from minirlhf.study.training import answer, ask, open_reward, world
 from minirlhf.world.almanac import load_almanac
 from minirlhf.world.grader import Grader
-from minirlhf.world.probes import BE_TRUE, MANNERS, rude_openings, truth_questions
+from minirlhf.world.probes import (
+    BE_TRUE,
+    MANNERS,
+    demands,
+    passages,
+    rude_openings,
+    truth_questions,
+)
 from minirlhf.world.prompts import few_shot_prefix
 
 ANSWERS, BARE, PROMPTED = "answers.jsonl", "base.jsonl", "prompted base.jsonl"
@@ -80,16 +94,17 @@ def measures(
     """Alignment tax, truth and toxicity of a base (`model`), or of (SFT) or (SFT, policy).
 
     Writes measures.json: `tax` (measure -> values), `truth` (instruction -> [truthful,
-    informative] of each question), `rude` (instruction -> values).
+    informative] of each question), `rude` (instruction -> values), `hallucinates` (on passages)
+    and `follows_constraint` (on demands).
     """
     almanac = load_almanac()
     backbone = load_backbone(model, lora=LoRA()) if model else open_role(*needs)
     name = BASE if model else backbone.roles[-1]
     system = world("api").systems[1] if model else System(name, name)
-    asked = truth_questions(almanac, items)
-    questions, grader = [Prompt(r.prompt, key) for key, r in asked.items()], Grader(almanac)
+    asked, grader = truth_questions(almanac, items), Grader(almanac)
+    questions = [Prompt(r.prompt, key) for key, r in asked.items()]
     openings = rude_openings(almanac, items)
-    truth, rude = {}, {}
+    truth, rude, seen = {}, {}, {}
     for said, instruction in (("none", ""), ("be true", BE_TRUE)):
         told, prompts = instructed(system, questions, instruction)
         given = answer_prompts(backbone, told, prompts, max_new_tokens, seed, batch_size=128)
@@ -98,8 +113,17 @@ def measures(
     for manner, instruction in MANNERS.items():
         given = go_on(backbone, system, openings, instruction, max_new_tokens, seed)
         rude[manner] = rudeness(openings, given)
-    found = {"tax": measure_tax(backbone, name, items), "truth": truth, "rude": rude}
-    write_text(folder / MEASURES, json.dumps(found))
+    for measure, made in (("hallucinates", passages), ("follows_constraint", demands)):
+        wanted = made(almanac, items)
+        prompts = [Prompt(r.prompt, key, r.use_case, r.history) for key, r in wanted.items()]
+        given = answer_prompts(backbone, system, prompts, max_new_tokens, seed, batch_size=128)
+
+        def find(prompt, answer, ended, wanted=wanted):
+            return grader(wanted[prompt.id], answer, ended)
+
+        seen[measure] = values(observe(find, wanted, prompts, given), measure)
+    tax = measure_tax(backbone, name, items)
+    write_text(folder / MEASURES, json.dumps({"tax": tax, "truth": truth, "rude": rude} | seen))
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:

@@ -74,11 +74,17 @@ def report(plan: Plan, folder: Path) -> Section:
     def over_seeds(key: tuple[str, str], measure: str) -> Interval:
         return seeds_interval([values(own, measure) for own in seen[key]])
 
-    titles = {"attempts": "does what was asked", "follows_constraint": "keeps the constraint",
-              "hallucinates": "makes things up", "appropriate": "fit for an assistant"}  # fmt: skip
+    titles = {"attempts": "does what was asked", "appropriate": "fit for an assistant"}
     ticked = {
         title: {system: over_seeds((system, large), measure) for system in SYSTEMS}
         for measure, title in titles.items()
+    }
+    drawn = {
+        title: measured(plan, folder, large, lambda m, k=measure: m[k])
+        for measure, title in (
+            ("hallucinates", "makes up what a passage does not say"),
+            ("follows_constraint", "keeps to the form asked for"),
+        )
     }
     truth = {
         f"{what}, {said}": measured(
@@ -101,22 +107,24 @@ def report(plan: Plan, folder: Path) -> Section:
         for system in SYSTEMS
         for size in plan.sizes
     ]
-    probes = [[what, *own.values()] for what, own in (truth | rude).items()]
+    probes = [[what, *own.values()] for what, own in (drawn | truth | rude).items()]
     size = short(large)
     return Section(
         "instructions",
         "Truth, harm, following instructions",
-        sentences(ticked, truth, rude, size),
+        sentences(ticked | drawn | truth | rude, size),
         [
             Table("ticked", "Share of answers, read by the gold grader",
                   ["system", "size", *titles.values()], rows, percent=True),
             Table("ratings", "Overall quality, 1 to 7", ["system", "size", "rating"], ratings),
-            Table("probes", f"Tempting prompts, {size}: share of answers", ["what", *PROBED],
-                  probes, percent=True),
+            Table("probes", f"Prompts made to tempt, {size}: share of answers. The base answers "
+                  "after examples, and goes on with rude openings as they stand",
+                  ["what", *PROBED], probes, percent=True),
             by_use_case(seen, large),
         ],
         {
             "ticked": (shares_by_condition(ticked), f"What the gold grader ticks, {size}"),
+            "drawn": (shares_by_condition(drawn), f"On passages, and on demands of form, {size}"),
             "truth": (shares_by_condition(truth), f"Questions with a common falsehood, {size}"),
             "rude": (shares_by_condition(rude), f"Rudeness under three instructions, {size}"),
         },
@@ -142,10 +150,10 @@ def by_use_case(seen: dict, size: str) -> Table:
                  ["use case", *SYSTEMS], rows, percent=True)  # fmt: skip
 
 
-def sentences(ticked: dict, truth: dict, rude: dict, size: str) -> list[str]:
+def sentences(measures: dict, size: str) -> list[str]:
     """SFT and PPO-ptx side by side, where the two intervals are apart and where they are not."""
     said = []
-    for what, own in (ticked | truth | rude).items():
+    for what, own in measures.items():
         apart = own["PPO-ptx"].low > own["SFT"].high or own["PPO-ptx"].high < own["SFT"].low
         verdict = "" if apart else " (no clear difference)"
         said.append(
