@@ -66,7 +66,7 @@ class GRPOConfig:
     learning_rate: float = setting(1e-3, "Adam's peak step size", paper=1e-6, above=0)
     warmup_updates: int = setting(10, "updates from a tenth of the rate up to it", least=0)
     max_grad_norm: float = setting(1.0, "gradients are clipped to this norm", above=0)
-    kl_coef: float = setting(0.04, "beta, price of KL to SFT in the loss", paper=0.04, least=0)
+    kl_coef: float = setting(0.15, "beta, price of KL to SFT in the loss", paper=0.04, least=0)
     clip_range: float | None = setting(
         0.2, "ratio is clipped to 1 +- this; none = not", above=0, most=0.99
     )
