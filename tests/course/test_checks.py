@@ -21,15 +21,6 @@ EVERY_CHECK = [
     for one in exercise.checks
 ]
 HELPERS = {"check_shapes", "full_precision", "as_mask", "zero_masked"}
-# Formulas of DPO, RLOO and GRPO, which the course does not teach
-NEIGHBOURS = {
-    "dpo_loss",
-    "reinforce_loss",
-    "grpo_loss",
-    "token_weights",
-    "leave_one_out_advantages",
-    "group_advantages",
-}
 
 
 def test_every_formula_has_an_exercise():
@@ -39,7 +30,7 @@ def test_every_formula_has_an_exercise():
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith("_")
     }
-    assert set(checks.EXERCISES) == formulas - HELPERS - NEIGHBOURS
+    assert set(checks.EXERCISES) == formulas - HELPERS
 
 
 @pytest.mark.parametrize("name", checks.EXERCISES)

@@ -7,7 +7,17 @@ package's own function.
 
 # ruff: noqa: F401 (the modules are imported for the exercises that they register)
 
-from minirlhf.course.checks import advantages, kl, losses, masked, policy, preferences, rankings
+from minirlhf.course.checks import (
+    advantages,
+    kl,
+    losses,
+    masked,
+    neighbour_losses,
+    neighbours,
+    policy,
+    preferences,
+    rankings,
+)
 from minirlhf.course.checks.core import EXERCISES, CheckFailed, Exercise, check, find
 
 __all__ = ["EXERCISES", "CheckFailed", "Exercise", "check", "find"]
