@@ -5,6 +5,7 @@ its settings and the jobs it builds on, so a study that was stopped goes on wher
 sections that need the same SFT model share it.
 """
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -47,8 +48,8 @@ class Job:
 
     @cached_property
     def key(self) -> str:
-        """What the result depends on, in twelve digits; changed code is not part of it."""
-        parts = [self.work.__module__, self.work.__qualname__, self.settings]
+        """What the result depends on, in twelve digits: of the code only the function itself."""
+        parts = [self.work.__module__, inspect.getsource(self.work), self.settings]
         return checksum([*parts, [need.key for need in self.needs]])[:12]
 
     @property

@@ -9,7 +9,6 @@ from minirlhf.study.graph import Job
 # Minutes of a PPO run, roughly; only the order of jobs depends on them.
 COST = {"moonlet-300k": 1.0, "moonlet-1m": 3.0, "moonlet-4m": 10.0}
 TOKENS = {"api": 60, "almanac": 40}  # of an answer
-EPOCHS = {"api": 4, "almanac": 2}  # of SFT
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class Plan:
     pooled: int = 2_500  # instructions whose 4 to 9 responses are ranked
     pooled_questions: int = 1_200  # questions of the almanac with nine responses each
     held: int = 150  # of either, for validation
+    sft_epochs: int = 4  # on instructions; single questions need two
     updates: int = 30
     episodes: int = 64  # per update
     items: int = 120  # of each task or probe that is no prompt
@@ -54,7 +54,7 @@ class Plan:
         return {"ptx_coef": self.ptx_coefs, "kl_coef": self.kl_coefs}[coefficient]
 
     def sft(self, size: str, seed: int, task: str = "api", needs: tuple = (), **config) -> Job:
-        config = dict(epochs=EPOCHS[task]) | config
+        config = dict(epochs=self.sft_epochs if task == "api" else 2) | config
         settings = dict(model=size, task=task, seed=seed, config=config)
         name = f"sft-{task}-{short(size)}-{seed}"
         return Job(name, training.sft, settings, needs, COST[size] / 3)
@@ -140,6 +140,7 @@ QUICK = Plan(
     far=12,
     best_of=20,
     real_folds=0,
+    sft_epochs=2,
     updates=8,
     episodes=32,
 )

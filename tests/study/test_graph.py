@@ -1,5 +1,6 @@
 """Jobs are done once, in order, whole or not at all."""
 
+import inspect
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from minirlhf.engine.records import DataError, write_text
+from minirlhf.study import graph
 from minirlhf.study.graph import CARD, Job, do, is_done, missing, read_card, run_jobs
 
 
@@ -52,6 +54,13 @@ def test_a_key_is_what_the_result_depends_on():
     assert len({one.key, two.key, both.key, top.key}) == 4
     assert Job("both", add, {"value": 10}, (two, one)).key != both.key
     assert Job("one", fail, {"value": 1}).key != one.key
+
+
+def test_a_function_that_was_changed_is_another_job(monkeypatch):
+    before = Job("one", add, {"value": 1}).key
+    source = inspect.getsource(add)
+    monkeypatch.setattr(graph.inspect, "getsource", lambda work: source.replace("+", "-"))
+    assert Job("one", add, {"value": 1}).key != before
 
 
 def test_two_workers_do_all_that_is_needed_and_only_once(tmp_path):

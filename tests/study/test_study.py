@@ -20,6 +20,7 @@ TINY = replace(
     pooled_questions=14,
     held=5,
     items=4,
+    sft_epochs=1,
     updates=1,
     episodes=4,
     long_sft=2,
@@ -36,7 +37,6 @@ def patched():
     """Fewer variants; the jobs of a plan carry all their settings to the workers."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(command, "QUICK", TINY)
-        patch.setattr("minirlhf.study.plan.EPOCHS", {"api": 1, "almanac": 1})
         patch.setattr(reward_models, "FOLDS", 2)
         few = {name: ablations.VARIANTS[name] for name in ("PPO", "REINFORCE", "RLOO", "DPO")}
         patch.setattr(ablations, "VARIANTS", few)
