@@ -91,7 +91,7 @@ def write_page(folder: Path, sections: Sequence[Section], opening: str, how: str
 def as_markdown(sections: Sequence[Section], opening: str, how: str) -> str:
     parts = ["# The paper's results in miniature", opening, how]
     for section in sections:
-        parts += [f"## {section.title}", "\n".join(section.sentences)]
+        parts += [f"## {section.title}", "\n".join(f"- {said}" for said in section.sentences)]
         parts += [f"![{what}](results/{name}.png)" for name, (_, what) in section.figures.items()]
         for table in section.tables:
             lines = [f"{table.caption} ([CSV](results/{table.name}.csv))", ""]
@@ -106,7 +106,7 @@ def as_markdown(sections: Sequence[Section], opening: str, how: str) -> str:
 def as_html(sections: Sequence[Section], opening: str, how: str) -> str:
     links = [tag("a", s.title, href=f"#{s.name}") for s in sections]
     body = [tag("h1", "The paper’s results in miniature"), tag("p", opening, class_="lede"),
-            tag("nav", join(links)), tag("p", how, class_="note")]  # fmt: skip
+            tag("nav", join(links)), tag("p", how.replace("`", ""), class_="note")]  # fmt: skip
     return page("The paper's results in miniature", *body, *map(_section, sections))
 
 

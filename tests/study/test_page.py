@@ -42,5 +42,6 @@ def test_the_page_has_its_figures_and_no_raw_text(tmp_path):
     assert "A &lt; B." in page and "<b>" not in page and 'aria-label="A line"' in page
     assert "http" not in page.replace("http://www.w3.org", "")
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
+    assert "\n- A < B.\n" in text
     assert "![A line](results/line.png)" in text and "| 25 % [12 %, 50 %] |" in text
     assert (tmp_path / "results" / "line.png").stat().st_size > 1000

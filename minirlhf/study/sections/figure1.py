@@ -99,7 +99,7 @@ def report(plan: Plan, folder: Path) -> Section:
         }
         figures[f"figure1-{judge}"] = (
             win_rates_by_size(sizes, rates, f"SFT {short(plan.largest)}"),
-            f"Share of comparisons with the largest SFT model that {words} decide for each system",
+            f"Share of comparisons won against the largest SFT model, judged by {words}",
         )
         rows = [[name, *own] for name, own in rates.items()]
         caption = f"Win rate against SFT {short(plan.largest)}, judged by {words}"
