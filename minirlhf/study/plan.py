@@ -57,7 +57,7 @@ class Plan:
         config = dict(epochs=self.sft_epochs if task == "api" else 2) | config
         settings = dict(model=size, task=task, seed=seed, config=config)
         name = f"sft-{task}-{short(size)}-{seed}"
-        return Job(name, training.sft, settings, needs, COST[size] / 3)
+        return Job(name, training.sft, settings, needs, COST[size] * config["epochs"] / 12)
 
     def pool(self, seed: int, task: str = "api") -> Job:
         """Responses to rank: of the SFT models of all sizes, or of one."""
