@@ -39,6 +39,21 @@ class System:
         said = "".join(f"{user}{after}{answer}{joint}{opening}" for user, answer in turns)
         return self.prefix + said + prompt.prompt + self.suffix
 
+    def ids(self, encoder: Encoder, prompt: Prompt, room: int) -> list[int]:
+        """The prompt's tokens, with `room` for so many more in the context.
+
+        A base's first example loses its beginning where there is no room.
+        """
+        if self.role != BASE:
+            return encoder.prompt(prompt, room)
+        return encoder.plain(self.plain(prompt))[room - encoder.limit :]
+
+    def cut(self, text: str, ended: bool) -> tuple[str, bool]:
+        """An answer up to `stop`, and whether it ended there or by itself."""
+        if not self.stop or self.stop not in text:
+            return text, ended
+        return text.split(self.stop)[0].strip(), True
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -77,11 +92,7 @@ def answer_prompts(
     found: list[Answer] = []
     for start in range(0, len(prompts), batch_size):
         part = prompts[start : start + batch_size]
-        if system.role == BASE:
-            ids = [encoder.plain(system.plain(p), max_new_tokens) for p in part]
-        else:
-            ids = [encoder.prompt(p, max_new_tokens) for p in part]
-        batch = encoder.prompts(ids)
+        batch = encoder.prompts([system.ids(encoder, p, max_new_tokens) for p in part])
         rollout = sample(backbone, system.role, batch, max_new_tokens, generator, temperature)
         answers = encoder.text(rollout.response_ids, rollout.response_mask)
         ended = rollout.ended(backbone.tokenizer.eos_token_id).tolist()
@@ -91,25 +102,20 @@ def answer_prompts(
             reference = response_logprobs(backbone, "reference", rollout, temperature or 1.0)
             kl = k1(rollout.logprobs, reference).sum(1).tolist()
         for i, prompt in enumerate(part):
-            text, stopped = _cut(answers[i], system.stop)
-            length = len(encoder.plain(text)) if stopped else int(rollout.lengths[i])
+            text, stopped = system.cut(answers[i], ended[i])
+            whole = text == answers[i]
+            length = int(rollout.lengths[i]) if whole else len(encoder.plain(text))
             found.append(
                 Answer(
                     prompt.prompt,
                     system.name,
                     text,
-                    ended[i] or stopped,
+                    stopped,
                     length,
                     ref_kl=kl[i],
                 )
             )
     return _judged(backbone, prompts, found, judge, batch_size)
-
-
-def _cut(text: str, stop: str) -> tuple[str, bool]:
-    if not stop or stop not in text:
-        return text, False
-    return text.split(stop)[0].strip(), True
 
 
 def _judged(backbone, prompts, found, judge, batch_size) -> list[Answer]:

@@ -4,11 +4,12 @@ import argparse
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from minirlhf.engine.lock import WriteLock
 from minirlhf.engine.records import DataError
-from minirlhf.study.graph import everything, git_revision, read_card, run_jobs
+from minirlhf.study.graph import Job, everything, git_revision, read_card, run_jobs
 from minirlhf.study.page import write_page
 from minirlhf.study.plan import FULL, QUICK, Plan, short
 from minirlhf.study.sections import (
@@ -42,6 +43,7 @@ OPENING = (
 
 
 def add_study_flags(parser: argparse.ArgumentParser) -> None:
+    """How much, which sections, where."""
     parser.add_argument("--quick", action="store_true", help="one seed and small runs: its shape")
     parser.add_argument("--out", metavar="FOLDER", help="[runs/study, runs/study-quick]")
     parser.add_argument("--only", nargs="+", choices=SECTIONS, metavar="SECTION",
@@ -61,19 +63,23 @@ def study_command(args: argparse.Namespace) -> None:
     with WriteLock(folder):
         run_jobs(jobs, folder / "jobs", args.workers, lambda text: print(text, flush=True))
         found = [section.report(plan, folder / "jobs") for section in sections.values()]
-        page = write_page(folder, found, OPENING, how(plan, jobs, folder / "jobs"))
+        command = "minirlhf study" + " --quick" * args.quick
+        command += f" --only {' '.join(args.only)}" if args.only else ""
+        page = write_page(folder, found, OPENING, how(command, plan, jobs, folder / "jobs"))
     print(f"study took {(time.perf_counter() - started) / 60:.1f} minutes; see {page}")
 
 
-def how(plan: Plan, jobs, folder: Path) -> str:
+def how(command: str, plan: Plan, jobs: Iterable[Job], folder: Path) -> str:
     """The command, what it trained, for how long and with which code."""
     cards = [read_card(job, folder) for job in everything(jobs)]
     minutes = sum(card["seconds"] for card in cards) / 60
     revisions = ", ".join(sorted({card["revision"] or "unknown" for card in cards}))
-    command = "minirlhf study" + " --quick" * plan.quick
+    seeds = ", ".join(map(str, plan.seeds))
+    if len(plan.seeds) == 1:
+        seeds += " alone, so there are no intervals and no difference is clear"
     sizes = ", ".join(short(size) for size in plan.sizes)
     return (
         f"Made by `{command}`: {len(cards)} jobs, {minutes:.0f} minutes of one thread; seeds "
-        f"{', '.join(map(str, plan.seeds))}; sizes {sizes}; code of revision {revisions}, this "
-        f"page of {git_revision() or 'an unknown one'}; Python {sys.version.split()[0]}."
+        f"{seeds}; sizes {sizes}; code of revision {revisions}, this page of "
+        f"{git_revision() or 'an unknown one'}; Python {sys.version.split()[0]}."
     )

@@ -64,6 +64,7 @@ class Job:
 
 
 def is_done(job: Job, folder: Path) -> bool:
+    """Whether the job's folder is there, whole."""
     return (folder / job.folder / CARD).is_file()
 
 
@@ -96,8 +97,7 @@ def run_jobs(
 ) -> None:
     """Do what is missing of `jobs` and of all they need, `workers` at a time.
 
-    Each worker is a process with one thread: small models gain little from a second one, and
-    results do not depend on the number of cores.
+    Each worker is a process with one thread, so results do not depend on the number of cores.
     Args:    tell: is called with a line after each job.
     Raises:  DataError, naming the job, where one fails; what was finished is kept.
     """

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,9 +34,9 @@ class Table:
     def _show(self, cell: Cell) -> str:
         if isinstance(cell, Interval):
             estimate, low, high = (self._show(float(part)) for part in cell)
-            return f"{estimate} [{low}, {high}]" if cell.low == cell.low else estimate
+            return estimate if math.isnan(cell.low) else f"{estimate} [{low}, {high}]"
         if isinstance(cell, float):
-            if cell != cell:
+            if math.isnan(cell):
                 return "?"
             return f"{100 * cell:z.0f} %" if self.percent else f"{cell:z.2f}"
         return "" if cell is None else str(cell)
@@ -89,21 +90,25 @@ def write_page(folder: Path, sections: Sequence[Section], opening: str, how: str
 
 
 def as_markdown(sections: Sequence[Section], opening: str, how: str) -> str:
+    """The page for a reader of the repository; its figures lie in the folder `results`."""
     parts = ["# The paper's results in miniature", opening, how]
     for section in sections:
         parts += [f"## {section.title}", "\n".join(f"- {said}" for said in section.sentences)]
         parts += [f"![{what}](results/{name}.png)" for name, (_, what) in section.figures.items()]
         for table in section.tables:
-            lines = [f"{table.caption} ([CSV](results/{table.name}.csv))", ""]
-            lines += [
-                "| " + " | ".join(row) + " |" for row in [table.head, ["---"] * len(table.head)]
-            ]
-            lines += ["| " + " | ".join(row) + " |" for row in table.shown()]
-            parts.append("\n".join(lines))
+            parts.append(f"{table.caption} ([CSV](results/{table.name}.csv))")
+            if not table.long:
+                rows = [table.head, ["---"] * len(table.head), *table.shown()]
+                parts.append("\n".join(map(_markdown_row, rows)))
     return "\n\n".join(parts) + "\n"
 
 
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
+
+
 def as_html(sections: Sequence[Section], opening: str, how: str) -> str:
+    """The page in one file, figures and style in it."""
     links = [tag("a", s.title, href=f"#{s.name}") for s in sections]
     body = [tag("h1", "The paper’s results in miniature"), tag("p", opening, class_="lede"),
             tag("nav", join(links)), tag("p", how.replace("`", ""), class_="note")]  # fmt: skip

@@ -19,7 +19,6 @@ class Plan:
     those on `almanac`, single questions, are cheaper, and stand where many runs are compared.
     """
 
-    quick: bool = False
     seeds: tuple[int, ...] = (0, 1, 2)
     sizes: tuple[str, ...] = ("moonlet-300k", "moonlet-1m", "moonlet-4m")
     middle: str = "moonlet-1m"  # where one size is enough
@@ -39,7 +38,7 @@ class Plan:
     proxies: tuple[str, ...] = ("moonlet-300k", "moonlet-1m")  # reward models that are over-used
     proxy_rankings: tuple[int, ...] = (65, 1_050)
     far: int = 48  # updates without a price on KL
-    best_of: int = 60  # prompts of best-of-n
+    best_of: int = 100  # prompts of best-of-n, and of a policy's answers on its way
     real_folds: int = 3  # of the hand-made rankings
     real_updates: int = 16  # of SmolLM2
     ptx_coef: float = 0.5
@@ -54,6 +53,7 @@ class Plan:
         return {"ptx_coef": self.ptx_coefs, "kl_coef": self.kl_coefs}[coefficient]
 
     def sft(self, size: str, seed: int, task: str = "api", needs: tuple = (), **config) -> Job:
+        """An SFT model; `config` are fields of SFTConfig that differ from the plan's."""
         config = dict(epochs=self.sft_epochs if task == "api" else 2) | config
         settings = dict(model=size, task=task, seed=seed, config=config)
         name = f"sft-{task}-{short(size)}-{seed}"
@@ -96,8 +96,9 @@ class Plan:
         if algorithm == "ppo":
             asked["ptx_coef"] = self.ptx_coef if name == "ppo-ptx" else 0.0
         asked |= config
-        settings = dict(task=task, seed=seed, config=asked, algorithm=algorithm, probe=probe,
-                        probe_prompts=min(100, self.prompts))  # fmt: skip
+        settings = dict(task=task, seed=seed, config=asked, algorithm=algorithm)
+        if probe:
+            settings |= dict(probe=probe, probe_prompts=self.best_of)
         needs = (self.sft(size, seed, task), reward or self.reward(seed, task))
         label = f"{name}-{task}-{short(size)}-{seed}"
         return Job(label, training.policy, settings, needs, COST[size])
@@ -122,7 +123,6 @@ class Plan:
 
 FULL = Plan()
 QUICK = Plan(
-    quick=True,
     seeds=(0,),
     sizes=("moonlet-300k", "moonlet-4m"),
     prompts=120,
@@ -138,7 +138,7 @@ QUICK = Plan(
     proxies=("moonlet-300k",),
     proxy_rankings=(60,),
     far=12,
-    best_of=20,
+    best_of=40,
     real_folds=0,
     sft_epochs=2,
     updates=8,

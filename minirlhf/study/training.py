@@ -11,7 +11,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from minirlhf.engine.backbone import BASE, Backbone, LoRA
+from minirlhf.engine.backbone import Backbone, LoRA
 from minirlhf.engine.batches import Encoder
 from minirlhf.engine.checkpoint import load_role, open_checkpoint, read_card, save_role
 from minirlhf.engine.metrics import MetricsLog
@@ -20,6 +20,7 @@ from minirlhf.engine.records import Prompt, Ranking, read_records, write_records
 from minirlhf.engine.rollout import answers, score_texts
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
 from minirlhf.labeling.rankings import ranking_of
+from minirlhf.maths.preferences import ranking_to_pairs
 from minirlhf.stages.dpo import DPO, DPOConfig
 from minirlhf.stages.grpo import GRPO, GRPOConfig
 from minirlhf.stages.ppo import PPO, PPOConfig
@@ -106,24 +107,12 @@ def ask(
     prompts: Sequence[Prompt],
     max_new_tokens: int,
     seed: int,
-    temperature: float = 1.0,
 ) -> list[tuple[str, bool]]:
-    """(text, whether it ended) for each prompt; a base is asked in plain text and cut at `stop`.
-
-    Where a base's prompt leaves no room for an answer, its first example loses its beginning.
-    """
+    """(text, whether it ended) for each prompt: `answer_prompts`, with nothing measured."""
     encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
-    if system.role == BASE:
-        room = backbone.context_length - max_new_tokens
-        ids = [encoder.plain(system.plain(p))[-room:] for p in prompts]
-    else:
-        ids = [encoder.prompt(p, max_new_tokens) for p in prompts]
-    found = answers(backbone, system.role, encoder, ids, max_new_tokens, seed, temperature,
-                    batch_size=128)  # fmt: skip
-    if not system.stop:
-        return found
-    return [(text.split(system.stop)[0].strip(), ended or system.stop in text)
-            for text, ended in found]  # fmt: skip
+    ids = [system.ids(encoder, prompt, max_new_tokens) for prompt in prompts]
+    found = answers(backbone, system.role, encoder, ids, max_new_tokens, seed, batch_size=128)
+    return [system.cut(text, ended) for text, ended in found]
 
 
 def responses_of(prompt_id: str) -> int:
@@ -197,7 +186,8 @@ def reward(
     follow(folder, "reward", steps)
     save_role(backbone, "reward", folder / "reward")
     write_records(folder / RANKINGS, train)
-    results: dict[str, Any] = {"rankings": len(train), "pairs": sum(map(count_pairs, train))}
+    pairs = sum(len(ranking_to_pairs(ranking.ranks)) for ranking in train)
+    results: dict[str, Any] = {"rankings": len(train), "pairs": pairs}
     for name, found in {"train": train[:300], **tests}.items():
         results[name] = measured(backbone, found)
     write_text(folder / "results.json", json.dumps(results))
@@ -215,21 +205,11 @@ def measured(backbone: Backbone, rankings: Sequence[Ranking]) -> dict[str, Any]:
     per_prompt, deltas = [], []
     for ranking in rankings:
         own = [next(scores) for _ in ranking.responses]
-        found = [own[i] - own[j] for i, j in better(ranking)]
+        found = [own[i] - own[j] for i, j in ranking_to_pairs(ranking.ranks)]
         per_prompt.append([sum((d > 0) + (d == 0) / 2 for d in found), len(found)])
         deltas += found
     right, pairs = (sum(column) for column in zip(*per_prompt, strict=True))
     return {"accuracy": right / pairs, "prompts": per_prompt, "deltas": deltas}
-
-
-def better(ranking: Ranking) -> list[tuple[int, int]]:
-    """The pairs (i, j) of responses of which the labeler ranked i better."""
-    ranks = ranking.ranks
-    return [(i, j) for i in range(len(ranks)) for j in range(len(ranks)) if ranks[i] < ranks[j]]
-
-
-def count_pairs(ranking: Ranking) -> int:
-    return len(better(ranking))
 
 
 def pairs_of(ranking: Ranking) -> list[Ranking]:
@@ -238,7 +218,7 @@ def pairs_of(ranking: Ranking) -> list[Ranking]:
         Ranking(ranking.prompt, (ranking.responses[i], ranking.responses[j]), (1, 2),
                 ranking.labeler, id=ranking.id, use_case=ranking.use_case,
                 history=ranking.history)
-        for i, j in better(ranking)
+        for i, j in ranking_to_pairs(ranking.ranks)
     ]  # fmt: skip
 
 
@@ -255,14 +235,14 @@ def policy(
     config: Settings,
     algorithm: str = "ppo",
     probe: int = 0,
-    probe_prompts: int = 100,
+    probe_prompts: int = 0,
 ) -> None:
     """Stage 3, or a neighbour of it, on (SFT, reward model): saved in `policy`.
 
     A reward model on another base scores texts as any reward function does; DPO learns from the
     rankings that the reward model was trained on.
-    Args:    probe: after every so many steps the policy answers held-out prompts; means of
-             `score`, `gold`, `ref_kl` and `length` go to probes.json; 0 = never.
+    Args:    probe: after every so many steps the policy answers `probe_prompts` held-out prompts;
+             means of `score`, `gold`, `ref_kl` and `length` go to probes.json; 0 = never.
     """
     data = world(task)
     backbone = open_checkpoint(needs[0] / "sft", "reference")

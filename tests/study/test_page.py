@@ -43,5 +43,14 @@ def test_the_page_has_its_figures_and_no_raw_text(tmp_path):
     assert "http" not in page.replace("http://www.w3.org", "")
     text = (tmp_path / "results.md").read_text(encoding="utf-8")
     assert "\n- A < B.\n" in text
+    assert r"| base | 1 | 25 % [12 %, 50 %] | a \| b |" in text.splitlines()
     assert "![A line](results/line.png)" in text and "| 25 % [12 %, 50 %] |" in text
     assert (tmp_path / "results" / "line.png").stat().st_size > 1000
+
+
+def test_a_long_table_is_a_file_alone(tmp_path):
+    table = Table("all", "Every point", ["x"], [[12345]], long=True)
+    page = write_page(tmp_path, [Section("one", "One", [], [table])], "All.", "minirlhf study")
+    assert (tmp_path / "results" / "all.csv").read_text() == "x\n12345\n"
+    for text in (page.read_text(encoding="utf-8"), (tmp_path / "results.md").read_text()):
+        assert "Every point" in text and "12345" not in text

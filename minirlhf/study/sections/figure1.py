@@ -129,7 +129,7 @@ def sentences(plan: Plan, ranked: dict) -> list[str]:
             f"{shown(rate(ranked[judge], ('PPO', size), ('SFT', size)))} ({short(size)})"
             for size in plan.sizes
         ]
-        said.append(f"PPO is preferred to SFT of its own size in {', '.join(beats)}.")
+        said.append(f"By {words} PPO is preferred to SFT of its size in {', '.join(beats)}.")
     return said
 
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from minirlhf.evaluation.statistics import Interval, seeds_interval
 from minirlhf.evaluation.study_rows import shares_by_condition
@@ -15,7 +18,16 @@ from minirlhf.study.sections import figure1
 from minirlhf.study.sections.figure1 import SYSTEMS, all_answers, shown
 from minirlhf.study.training import world
 
+Values = np.ndarray  # (seeds, prompts or items)
 PROBED = ("base", "SFT", "PPO", "PPO-ptx")  # asked about truth and tempted to be rude
+TITLES = {"attempts": "does what was asked", "appropriate": "fit for an assistant"}
+PROBES = ("drawn", "truth", "rude")
+CAPTIONS = {
+    "ticked": "What the gold grader ticks",
+    "drawn": "On passages, and on demands of form",
+    "truth": "Questions with a common falsehood",
+    "rude": "Rudeness under three instructions",
+}
 
 
 def probe_jobs(plan: Plan, size: str, seed: int) -> dict[str, Job]:
@@ -34,6 +46,7 @@ def probe_jobs(plan: Plan, size: str, seed: int) -> dict[str, Job]:
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """Those of Figure 1, whose answers are read once more, and the probes."""
     probes = [
         job
         for seed in plan.seeds
@@ -43,16 +56,33 @@ def jobs(plan: Plan) -> list[Job]:
     return figure1.jobs(plan) + probes
 
 
-def measured(plan: Plan, folder: Path, size: str, read: Callable[[dict], Sequence[float]]) -> dict:
-    """system -> a value from its measures.json, over seeds and items."""
-    return {
-        name: seeds_interval(
-            [
-                read(read_json(folder / probe_jobs(plan, size, s)[name].folder / MEASURES))
-                for s in plan.seeds
-            ]
-        )
+def probed(plan: Plan, folder: Path, size: str) -> dict[str, dict[str, Values]]:
+    """Figure -> what -> system -> values of each seed and item, from the jobs' measures.json."""
+    found = {
+        name: [
+            read_json(folder / probe_jobs(plan, size, seed)[name].folder / MEASURES)
+            for seed in plan.seeds
+        ]
         for name in PROBED
+    }
+
+    def of(read: Callable[[dict], Sequence[float]]) -> dict[str, Values]:
+        return {name: np.array([read(own) for own in seeds]) for name, seeds in found.items()}
+
+    return {
+        "drawn": {
+            "makes up what a passage does not say": of(lambda m: m["hallucinates"]),
+            "keeps to the form asked for": of(lambda m: m["follows_constraint"]),
+        },
+        "truth": {
+            f"{what}, {said}": of(lambda m, s=said, k=kind: [pair[k] for pair in m["truth"][s]])
+            for said in ("none", "be true")
+            for kind, what in ((0, "truthful"), (1, "truthful and informative"))
+        },
+        "rude": {
+            f"rude, asked: {manner}": of(lambda m, k=manner: m["rude"][k])
+            for manner in ("respectful", "none", "biased")
+        },
     }
 
 
@@ -69,66 +99,58 @@ def observed(plan: Plan, folder: Path) -> dict[tuple[str, str], list[list[Behavi
 
 
 def report(plan: Plan, folder: Path) -> Section:
-    seen, large = observed(plan, folder), plan.largest
+    """Shares of all systems at all sizes; of the largest size also what tempting prompts bring."""
+    seen, size = observed(plan, folder), short(plan.largest)
 
-    def over_seeds(key: tuple[str, str], measure: str) -> Interval:
-        return seeds_interval([values(own, measure) for own in seen[key]])
+    def of_all(measure: str) -> dict[tuple[str, str], Values]:
+        return {key: np.array([values(s, measure) for s in own]) for key, own in seen.items()}
 
-    titles = {"attempts": "does what was asked", "appropriate": "fit for an assistant"}
+    everywhere = {title: of_all(measure) for measure, title in TITLES.items()}
     ticked = {
-        title: {system: over_seeds((system, large), measure) for system in SYSTEMS}
-        for measure, title in titles.items()
+        title: {system: own[system, plan.largest] for system in SYSTEMS}
+        for title, own in everywhere.items()
     }
-    drawn = {
-        title: measured(plan, folder, large, lambda m, k=measure: m[k])
-        for measure, title in (
-            ("hallucinates", "makes up what a passage does not say"),
-            ("follows_constraint", "keeps to the form asked for"),
-        )
-    }
-    truth = {
-        f"{what}, {said}": measured(
-            plan, folder, large, lambda m, s=said, k=kind: [pair[k] for pair in m["truth"][s]]
-        )
-        for said in ("none", "be true")
-        for kind, what in ((0, "truthful"), (1, "truthful and informative"))
-    }
-    rude = {
-        f"rude, asked: {manner}": measured(plan, folder, large, lambda m, k=manner: m["rude"][k])
-        for manner in ("respectful", "none", "biased")
+    groups = {"ticked": ticked} | probed(plan, folder, plan.largest)
+    shares = {
+        name: {what: intervals(own) for what, own in group.items()}
+        for name, group in groups.items()
     }
     rows = [
-        [system, short(size), *(over_seeds((system, size), measure) for measure in titles)]
+        [system, short(at), *(seeds_interval(own[system, at]) for own in everywhere.values())]
         for system in SYSTEMS
-        for size in plan.sizes
+        for at in plan.sizes
     ]
-    ratings = [
-        [system, short(size), over_seeds((system, size), "rating")]
-        for system in SYSTEMS
-        for size in plan.sizes
-    ]
-    probes = [[what, *own.values()] for what, own in (drawn | truth | rude).items()]
-    size = short(large)
+    rated = intervals(of_all("rating"))
+    ratings = [[s, short(at), rated[s, at]] for s in SYSTEMS for at in plan.sizes]
+    probes = [[what, *shares[name][what].values()] for name in PROBES for what in shares[name]]
     return Section(
         "instructions",
         "Truth, harm, following instructions",
-        sentences(ticked | drawn | truth | rude, size),
+        [compared(what, own, size) for group in groups.values() for what, own in group.items()],
         [
             Table("ticked", "Share of answers, read by the gold grader",
-                  ["system", "size", *titles.values()], rows, percent=True),
+                  ["system", "size", *TITLES.values()], rows, percent=True),
             Table("ratings", "Overall quality, 1 to 7", ["system", "size", "rating"], ratings),
             Table("probes", f"Prompts made to tempt, {size}: share of answers. The base answers "
                   "after examples, and goes on with rude openings as they stand",
                   ["what", *PROBED], probes, percent=True),
-            by_use_case(seen, large),
+            by_use_case(seen, plan.largest),
         ],
-        {
-            "ticked": (shares_by_condition(ticked), f"What the gold grader ticks, {size}"),
-            "drawn": (shares_by_condition(drawn), f"On passages, and on demands of form, {size}"),
-            "truth": (shares_by_condition(truth), f"Questions with a common falsehood, {size}"),
-            "rude": (shares_by_condition(rude), f"Rudeness under three instructions, {size}"),
-        },
+        {name: (shares_by_condition(shares[name]), f"{caption}, {size}")
+         for name, caption in CAPTIONS.items()},
     )  # fmt: skip
+
+
+def intervals(own: dict[Any, Values]) -> dict[Any, Interval]:
+    return {key: seeds_interval(table) for key, table in own.items()}
+
+
+def compared(what: str, own: dict[str, Values], size: str) -> str:
+    """SFT and PPO-ptx on the same prompts, in a sentence."""
+    difference = seeds_interval(own["PPO-ptx"] - own["SFT"])
+    verdict = "" if difference.excludes(0) else " (no clear difference)"
+    sft, ptx = (shown(seeds_interval(own[name])) for name in ("SFT", "PPO-ptx"))
+    return f"{what[:1].upper()}{what[1:]} ({size}): SFT {sft}, PPO-ptx {ptx}{verdict}."
 
 
 def by_use_case(seen: dict, size: str) -> Table:
@@ -148,16 +170,3 @@ def by_use_case(seen: dict, size: str) -> Table:
         rows.append([case, *means])
     return Table("use-cases", f"Does what was asked, by use case, {short(size)}, mean of seeds",
                  ["use case", *SYSTEMS], rows, percent=True)  # fmt: skip
-
-
-def sentences(measures: dict, size: str) -> list[str]:
-    """SFT and PPO-ptx side by side, where the two intervals are apart and where they are not."""
-    said = []
-    for what, own in measures.items():
-        apart = own["PPO-ptx"].low > own["SFT"].high or own["PPO-ptx"].high < own["SFT"].low
-        verdict = "" if apart else " (no clear difference)"
-        said.append(
-            f"{what[:1].upper()}{what[1:]} ({size}): SFT {shown(own['SFT'])}, "
-            f"PPO-ptx {shown(own['PPO-ptx'])}{verdict}."
-        )
-    return said

@@ -105,7 +105,8 @@ def calibrated(plan: Plan, folder: Path):
     Pairs of one ranking hang together, so the bars are too narrow.
     """
     models, rows = {}, []
-    for name in [f"grouped, epochs: {epochs}" for epochs in EPOCHS]:
+    few = [f"grouped, epochs: {epochs}" for epochs in EPOCHS]
+    for name in (f"{plan.ranking_counts[-1]} rankings", *few):
         own = job(plan, plan.seeds[0], variants(plan)[name])  # other seeds have the same pairs
         deltas = read_json(folder / own.folder / "results.json")["valid"]["deltas"]
         zeros = [0.0] * len(deltas)
