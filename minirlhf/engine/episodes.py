@@ -10,7 +10,7 @@ from torch import Tensor
 from minirlhf.engine import parallel
 from minirlhf.engine.backbone import Backbone
 from minirlhf.engine.batches import Encoder, Passes, PromptBatch
-from minirlhf.engine.records import Prompt
+from minirlhf.engine.records import DataError, Prompt
 from minirlhf.engine.rollout import Rollout, sample
 from minirlhf.maths.losses import entropy
 from minirlhf.maths.masked import masked_mean
@@ -21,6 +21,24 @@ MISSING_EOS = ("replace", "subtract", "keep")
 
 class RatioWarning(UserWarning):
     """Sampler and trainer disagree about the policy that is being trained."""
+
+
+def check_given(
+    name: str, backbone: Backbone, prompts: Sequence[Prompt], reward: RewardFunction | None
+) -> None:
+    """Raise DataError where the algorithm `name` has nothing to ask or to be judged by."""
+    if reward is None and "reward" not in backbone.roles:
+        raise DataError(f"reward: {name} needs a reward function or the role `reward`")
+    if not prompts:
+        raise DataError("prompts: there are none")
+
+
+def check_groups(episodes: int, samples: int) -> None:
+    """Raise DataError where a rollout cannot hold `samples` episodes of each of its prompts."""
+    if episodes % samples:
+        raise DataError(f"rollout_batch_size: {episodes} is no multiple of samples, {samples}")
+    if episodes < parallel.world():
+        raise DataError(f"rollout_batch_size: is below {parallel.world()} processes")
 
 
 def shuffled(count: int, seed: int) -> Passes:

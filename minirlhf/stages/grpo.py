@@ -28,6 +28,8 @@ from minirlhf.engine.episodes import (
     MISSING_EOS,
     RewardFunction,
     ask,
+    check_given,
+    check_groups,
     describe,
     guard_ratio,
     judge,
@@ -38,7 +40,7 @@ from minirlhf.engine.episodes import (
 )
 from minirlhf.engine.health import vital_signs
 from minirlhf.engine.optimisation import adam, check_finite, finite, optimiser_step, warm_up
-from minirlhf.engine.records import DataError, Prompt
+from minirlhf.engine.records import Prompt
 from minirlhf.engine.rollout import Rollout, response_logits, response_logprobs
 from minirlhf.engine.settings import MAX_SEED, setting, validated
 from minirlhf.engine.snapshot import optimiser_state, restore_optimiser, restore_role, role_state
@@ -114,17 +116,8 @@ class GRPO:
         prompts: Sequence[Prompt],
         reward: RewardFunction | None = None,
     ):
-        if reward is None and "reward" not in backbone.roles:
-            raise DataError("reward: GRPO needs a reward function or the role `reward`")
-        if not prompts:
-            raise DataError("prompts: there are none")
-        if config.rollout_batch_size % config.samples:
-            many = config.rollout_batch_size
-            raise DataError(
-                f"rollout_batch_size: {many} is no multiple of samples, {config.samples}"
-            )
-        if config.rollout_batch_size < parallel.world():
-            raise DataError(f"rollout_batch_size: is below {parallel.world()} processes")
+        check_groups(config.rollout_batch_size, config.samples)
+        check_given("GRPO", backbone, prompts, reward)
         self.config, self.backbone, self.reward = config, backbone, reward
         self.encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         self.prompts = list(prompts)

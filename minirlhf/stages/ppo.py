@@ -23,6 +23,7 @@ from minirlhf.engine.episodes import (
     MISSING_EOS,
     RewardFunction,
     ask,
+    check_given,
     describe,
     guard_ratio,
     judge,
@@ -180,10 +181,7 @@ class PPO:
         reward: RewardFunction | None = None,
         pretraining: Sequence[str] = (),
     ):
-        if reward is None and "reward" not in backbone.roles:
-            raise DataError("reward: PPO needs a reward function or the role `reward`")
-        if not prompts:
-            raise DataError("prompts: there are none")
+        check_given("PPO", backbone, prompts, reward)
         if config.rollout_batch_size < parallel.world():
             raise DataError(f"ppo.rollout_batch_size: is below {parallel.world()} processes")
         self.config, self.backbone, self.reward = config, backbone, reward

@@ -127,6 +127,7 @@ def measures(
 
 
 def write_answers(path: Path, answers: Sequence[Answer]) -> None:
+    """One row of JSON for each."""
     rows = [json.dumps(asdict(given), ensure_ascii=False) for given in answers]
     write_text(path, "\n".join(rows) + "\n")
 
@@ -137,4 +138,5 @@ def read_answers(path: Path) -> list[Answer]:
 
 
 def read_json(path: Path) -> Any:
+    """What a job left in a file."""
     return json.loads(path.read_text(encoding="utf-8"))

@@ -37,12 +37,14 @@ FIELDS = {"gold": "gold score, 0 to 1", "score": "RM score, RM units", "ref_kl":
 
 
 def answer_job(plan: Plan, name: str, seed: int) -> Job:
+    """Answers of a policy trained as one of VARIANTS."""
     sft, reward = plan.sft(plan.middle, seed, TASK), plan.reward(seed, TASK)
     policy = plan.policy(plan.middle, seed, name.replace(" ", "-"), TASK, **VARIANTS[name])
     return plan.answers(sft, reward, policy)
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """Every variant with every seed."""
     return [answer_job(plan, name, seed) for name in VARIANTS for seed in plan.seeds]
 
 
@@ -55,6 +57,7 @@ def values(plan: Plan, folder: Path, name: str) -> dict[str, np.ndarray]:
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """Each variant beside PPO, paired by seed and prompt."""
     found = {name: values(plan, folder, name) for name in VARIANTS}
     rows = [[name, *(seeds_interval(own[f]) for f in FIELDS)] for name, own in found.items()]
     changes = {

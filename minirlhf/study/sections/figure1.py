@@ -39,6 +39,7 @@ def answer_jobs(plan: Plan, size: str, seed: int) -> dict[str, tuple[Job, str]]:
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """The answers of every system at every size."""
     return [
         job
         for seed in plan.seeds
@@ -86,6 +87,7 @@ def ratings(ranked: Sequence[dict[Key, list]], keys: Sequence[Key], anchor: Key)
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """Win rates by size with either judge, and a rating of all systems."""
     ranked, rival = places(plan, folder), ("SFT", plan.largest)
     sizes = [load_backbone(size).sizes()[BASE].parameters for size in plan.sizes]
     figures, tables = {}, []

@@ -142,6 +142,7 @@ def report(plan: Plan, folder: Path) -> Section:
 
 
 def intervals(own: dict[Any, Values]) -> dict[Any, Interval]:
+    """Of each table of values."""
     return {key: seeds_interval(table) for key, table in own.items()}
 
 

@@ -41,12 +41,14 @@ def policy_job(plan: Plan, reward: Job, seed: int) -> Job:
 
 
 def best_of_job(plan: Plan, seed: int) -> Job:
+    """Samples of SFT with the scores of all its seed's reward models."""
     settings = dict(task=TASK, seed=seed, prompts=plan.best_of, samples=SAMPLES)
     needs = (plan.sft(plan.middle, seed, TASK), *reward_jobs(plan, seed).values())
     return Job(f"best-of-{seed}", training.best_of, settings, needs)
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """Samples for best-of-n, and a policy for each reward model."""
     found = [best_of_job(plan, seed) for seed in plan.seeds]
     return found + [
         policy_job(plan, reward, seed)
@@ -56,6 +58,7 @@ def jobs(plan: Plan) -> list[Job]:
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """A panel for each reward model; where gold scores turn."""
     kinds = list(reward_jobs(plan, plan.seeds[0]))
     panels, rows, fits, said = {}, [], [], []
     for place, kind in enumerate(kinds):
@@ -125,6 +128,7 @@ def curve_of(seeds: list, form: str) -> tuple[Curve, list]:
 
 
 def alphas(fits: list) -> list:
+    """alpha and beta over the seeds, each from its own fit."""
     return [seeds_interval([[getattr(fit, name).estimate] for fit in fits])
             for name in ("alpha", "beta")]  # fmt: skip
 

@@ -73,18 +73,21 @@ def answered(folder: Path, needs: Sequence[Path], seed: int, count: int, fold: i
 
 
 def sft_job(plan: Plan, seed: int) -> Job:
+    """SFT on the demonstrations written by hand."""
     config = dict(epochs=2, batch_size=16, microbatch_size=4, learning_rate=3e-4)
     settings = dict(model=MODEL, task=TASK, seed=seed, config=config)
     return Job(f"sft-{MODEL}-{seed}", training.sft, settings, cost=90)
 
 
 def reward_job(plan: Plan, seed: int, fold: int) -> Job:
+    """A reward model that has not met the prompts of one part."""
     config = dict(epochs=2, batch_size=8, microbatch_size=2, learning_rate=3e-4)
     settings = dict(seed=seed, count=plan.real_folds, fold=fold, config=config)
     return Job(f"reward-{MODEL}-{seed}-{fold}", reward, settings, (sft_job(plan, seed),), 80)
 
 
 def policy_job(plan: Plan, seed: int) -> Job:
+    """PPO against the reward model of the first part."""
     config = dict(updates=plan.real_updates, rollout_batch_size=16, minibatch_size=16,
                   microbatch_size=4, max_new_tokens=TOKENS, policy_learning_rate=3e-4,
                   value_learning_rate=3e-4, missing_eos="subtract", value_model="shared",
@@ -95,12 +98,14 @@ def policy_job(plan: Plan, seed: int) -> Job:
 
 
 def answers_job(plan: Plan, seed: int) -> Job:
+    """Answers to prompts that none of them has met."""
     needs = (sft_job(plan, seed), reward_job(plan, seed, 0), policy_job(plan, seed))
     settings = dict(seed=seed, count=plan.real_folds, fold=0)
     return Job(f"answers-{MODEL}-{seed}", answered, settings, needs)
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """A reward model for each part, and one policy; none where there is no SmolLM2."""
     if not (plan.real_folds and is_fetched()):
         return []
     seed = plan.seeds[0]
@@ -109,6 +114,7 @@ def jobs(plan: Plan) -> list[Job]:
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """Accuracy over the parts, and PPO beside SFT."""
     if not jobs(plan):
         why = f"{MODEL} is not here (`minirlhf fetch {MODEL}`)" if plan.real_folds else "too slow"
         said = [f"Left out: {why}."]
@@ -141,6 +147,7 @@ def report(plan: Plan, folder: Path) -> Section:
 
 
 def ticked_table(sft: list[dict], ppo: list[dict]) -> Table:
+    """What share of answers gets each point of the rubric."""
     names = dict.fromkeys(name for row in sft for name in row["ticked"])
     rows = []
     for name in names:
@@ -163,4 +170,5 @@ def side_by_side(sft: list[dict], ppo: list[dict]) -> Table:
 
 
 def one_line(text: str) -> str:
+    """For a cell of a table."""
     return text.replace("\n", " / ")

@@ -40,14 +40,17 @@ def variants(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 def job(plan: Plan, seed: int, settings: dict[str, Any]) -> Job:
+    """A reward model that differs from the plan's in some settings."""
     return plan.reward(seed, TASK, **({"size": plan.middle} | settings))
 
 
 def fold_jobs(plan: Plan) -> list[Job]:
+    """One for each fifth of the labelers, who then rank nothing it learns from."""
     return [plan.reward(plan.seeds[0], TASK, fold=i) for i in range(FOLDS)]
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """The folds, and every variant with every seed."""
     return fold_jobs(plan) + [
         job(plan, seed, settings) for settings in variants(plan).values() for seed in plan.seeds
     ]
@@ -60,6 +63,7 @@ def accuracy(folder: Path, jobs: list[Job], on: str) -> Interval:
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """Accuracy of all of them, calibration, and what shuffled pairs do."""
     rows = []
     for name, settings in variants(plan).items():
         own = [job(plan, seed, settings) for seed in plan.seeds]

@@ -11,15 +11,18 @@ from minirlhf.study.plan import TOKENS, Plan, short
 
 
 def job(plan: Plan, seed: int) -> Job:
+    """SFT for long, its answers scored after each epoch."""
     config = dict(epochs=plan.long_sft, max_new_tokens=TOKENS["api"])
     return plan.sft(plan.middle, seed, needs=(plan.reward(seed),), **config)
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """One for each seed."""
     return [job(plan, seed) for seed in plan.seeds]
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """Both curves, and where each is best."""
     found = {}
     for name in ("valid_loss", "valid_score"):
         by_seed = [

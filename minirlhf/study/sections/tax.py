@@ -37,6 +37,7 @@ def sweep_jobs(plan: Plan, coefficient: str, value: float, seed: int) -> tuple[J
 
 
 def jobs(plan: Plan) -> list[Job]:
+    """The measures of every system, and those of the sweeps."""
     sizes = [
         job
         for seed in plan.seeds
@@ -59,6 +60,7 @@ def of_items(folder: Path, jobs: Sequence[Job], task: str) -> list[list[float]]:
 
 
 def report(plan: Plan, folder: Path) -> Section:
+    """What PPO unlearned, what PPO-ptx won back, and both sweeps."""
     rows, found = [], {}
     for size in plan.sizes:
         for system in PROBED:
@@ -94,6 +96,7 @@ def changes(plan: Plan, found: dict) -> Table:
 
 
 def difference(found: dict, size: str, new: str, old: str, task: str) -> Interval:
+    """new - old on the items of a task, paired by seed and item."""
     return seeds_interval(found[new, size][task] - found[old, size][task])
 
 
