@@ -8,6 +8,7 @@ import pytest
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Ranking, read_records
 from minirlhf.study import training
+from minirlhf.study.answering import read_json
 from minirlhf.study.graph import do, everything
 from minirlhf.study.plan import QUICK
 from minirlhf.study.sections import real_model
@@ -43,12 +44,28 @@ def test_answers_stand_side_by_side(micro, tmp_path):
     assert len(graph) == 1 + 3 + 1 + 1  # SFT, a reward model for each part, PPO, answers
     for job in TopologicalSorter(graph).static_order():
         do(job, tmp_path)
+    for fold in range(3):  # learns from the other parts alone
+        job = real_model.reward_job(PLAN, 0, fold)
+        found = read_json(tmp_path / job.folder / "results.json")
+        assert (found["rankings"], len(found["valid"]["prompts"])) == (8, 4)
     section = real_model.report(PLAN, tmp_path)
     ticked, answers = section.tables
     assert [row[0] for row in ticked.rows][:3] == ["ended", "whole", "own turn"]
     gains = [row[-1] for row in answers.rows]
     assert len(gains) == real_model.SHOWN and gains == sorted(gains)
     assert "over 3 parts, 12 prompts in all" in section.sentences[0]
+
+
+def test_what_is_shown_goes_from_the_greatest_loss_to_the_greatest_gain():
+    def row(prompt, score):
+        return {"prompt": prompt, "answer": f"{prompt}\n!", "score": score, "ticked": {}}
+
+    scores = [(3.0, i / 10) for i in range(20)] + [(0.0, 1.0)]  # SFT's, PPO's
+    sft, ppo = ([row(f"p{i}", s[k]) for i, s in enumerate(scores)] for k in (0, 1))
+    rows = real_model.side_by_side(sft, ppo).rows
+    gains = [gain for *_, gain in rows]
+    assert len(rows) == 10 and gains == sorted(gains)
+    assert rows[0] == ["p0", "p0 / !", "p0 / !", -3.0] and rows[-1][0] == "p20"
 
 
 def test_without_the_model_it_says_so(monkeypatch, tmp_path):

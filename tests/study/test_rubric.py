@@ -16,6 +16,7 @@ POEM = "Write a two-line poem about a river."
         (POEM, "The river runs,\nthe rivers sleep and", True, {"whole"}),
         (POEM, "A song of bread,\na song of salt.", True, {"on_topic"}),
         (POEM, "The river runs.\nThe river runs.", True, {"no_repeats"}),
+        (POEM, "the river runs\nthe river runs", True, {"no_repeats"}),
         (POEM, "The river runs.\nUser: thanks", True, {"own_turn"}),
         (POEM, "", True, {"whole", "on_topic", "asked_length"}),
         ("Say it in 3 words: the sea is salty", "Seas stay salty.", True, set()),
