@@ -5,10 +5,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minirlhf.evaluation.statistics import Interval, cut_tails
+from minirlhf.evaluation.statistics import Interval, seeds_interval
 
 ELO_PER_NAT = 400 / math.log(10)  # 400 points: odds of 10 to 1
-RESAMPLES = 2_000
 MAX_STEPS = 500
 
 
@@ -64,47 +63,50 @@ def bradley_terry(wins: Sequence, prior: float = 0.0) -> np.ndarray:
 
 
 def elo_ratings(
-    wins: Sequence,
-    anchor: int | None = None,
-    prior: float = 0.0,
-    level: float = 0.95,
-    seed: int = 0,
+    wins: Sequence, anchor: int | None = None, prior: float = 0.0, level: float = 0.95
 ) -> list[Interval]:
-    """Bradley-Terry strengths in Elo points with bootstrap intervals over prompts.
+    """Bradley-Terry strengths in Elo points, with intervals over training seeds and prompts.
 
-    Only differences mean something: 400 points are odds of 10 to 1, 100 points 64 %. All wins of
-    a prompt are drawn together, so what makes a prompt easy for all stays in. The luck of
-    training (seeds) is not in these intervals.
+    Only differences mean something: 400 points are odds of 10 to 1, 100 points 64 %. Each seed's
+    strengths are fitted apart. A strength is no mean over prompts, so each prompt is given the
+    jackknife's share in it, fit(all prompts) + (P - 1) (mean fit without one - fit without this
+    one), and `seeds_interval` does the rest: what makes a prompt easy for all seeds stays in.
 
-    Args:    wins (prompts, systems, systems), as from `wins_from_scores`; anchor: the system at
-             0 points, None = their mean; prior as in `bradley_terry`; level in (0, 1); seed.
-    Returns: one Interval per system, Elo points.
-    Raises:  ValueError as in `bradley_terry`, where a resample does not settle the strengths,
+    Source: Quenouille 1956, Biometrika 43, 353-360, and Miller 1974, Biometrika 61, 1-15.
+    Args:    wins (seeds, prompts, systems, systems), a table of `wins_from_scores` per seed;
+             anchor: the system at 0 points, None = their mean; prior as in `bradley_terry`,
+             for each seed; level in (0, 1).
+    Returns: one Interval per system, Elo points; the ends are NaN where there is one seed.
+    Raises:  ValueError as in `bradley_terry`, where the strengths hang on a single prompt,
              and for an anchor that is no system.
-    >>> even, other = elo_ratings([[[0, 1], [0, 0]], [[0, 0], [1, 0]]] * 50)
-    >>> even.estimate, even.low < -20, even.high > 20
-    (0.0, True, True)
+    >>> one = [[[0, 1], [0, 0]], [[0, 0], [1, 0]]] * 2 + [[[0, 1], [0, 0]]]  # 3 of 5
+    >>> [round(rating.estimate) for rating in elo_ratings([one, one], anchor=1)]
+    [70, 0]
     """
-    per_prompt = _checked(wins, prior)
-    prompts, systems = per_prompt.shape[:2]
-    if not 0 < level < 1:
-        raise ValueError(f"level must lie between 0 and 1, got {level}")
-    if anchor is not None and not 0 <= anchor < systems:
-        raise ValueError(f"anchor must be a system from 0 to {systems - 1}, got {anchor}")
-    estimate = bradley_terry(per_prompt, prior)
-    drawn = np.random.default_rng(seed).multinomial(prompts, [1 / prompts] * prompts, RESAMPLES)
-    resampled = (drawn @ per_prompt.reshape(prompts, -1)).reshape(-1, systems, systems)
-    resampled = resampled + prior * (1 - np.eye(systems))
-    unsettled = int((~_reach(resampled).all(axis=(1, 2))).sum())
-    if unsettled:
-        raise ValueError(
-            f"in {unsettled:,} of {RESAMPLES:,} resamples of the prompts some systems never win: "
-            "their intervals have no end; compare more, or give a prior"
-        )
-    strengths = np.vstack([estimate, _most_likely(resampled)]) * ELO_PER_NAT
+    if np.ndim(wins) != 4:
+        raise ValueError("wins must be (seeds, prompts, systems, systems)")
+    shares = np.array([_shares(_checked(own, prior), prior) for own in wins]) * ELO_PER_NAT
+    systems = shares.shape[-1]
     if anchor is not None:
-        strengths -= strengths[:, [anchor]]
-    return [Interval(float(own[0]), *cut_tails(own[1:], level)) for own in strengths.T]
+        if not 0 <= anchor < systems:
+            raise ValueError(f"anchor must be a system from 0 to {systems - 1}, got {anchor}")
+        shares -= shares[..., [anchor]]
+    return [seeds_interval(shares[..., i], level) for i in range(systems)]
+
+
+def _shares(wins: np.ndarray, prior: float) -> np.ndarray:
+    """Each prompt's share in the strengths, nats: (prompts, systems), whose mean they are."""
+    strengths = bradley_terry(wins, prior)
+    if len(wins) == 1:
+        return strengths[None]
+    left_out = wins.sum(axis=0) - wins + prior * (1 - np.eye(len(strengths)))
+    if not _reach(left_out).all():
+        raise ValueError(
+            "without a single prompt some systems never win, so their intervals have no end; "
+            "compare more, or give a prior"
+        )
+    without = _most_likely(left_out)
+    return strengths + (len(wins) - 1) * (without.mean(axis=0) - without)
 
 
 def _checked(wins: Sequence, prior: float) -> np.ndarray:

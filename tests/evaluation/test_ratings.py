@@ -116,10 +116,14 @@ def test_wins_from_scores():
     assert wins_from_scores(scores).tolist() == expected
 
 
-def test_the_interval_of_two_systems_agrees_with_scipy():
+def of_two(won):
+    wins = np.zeros((len(won), 2, 2))
+    wins[:, 0, 1], wins[:, 1, 0] = won, 1 - np.array(won)
+    return wins
+
+
+def test_where_seeds_agree_the_interval_of_two_systems_is_scipys_bootstrap_over_prompts():
     won = np.array([1.0] * 60 + [0.5] * 10 + [0.0] * 30)
-    wins = np.zeros((100, 2, 2))
-    wins[:, 0, 1], wins[:, 1, 0] = won, 1 - won
     theirs = stats.bootstrap(
         (won,),
         lambda x, axis: ELO_PER_NAT * np.log(x.mean(axis) / (1 - x.mean(axis))),
@@ -127,18 +131,25 @@ def test_the_interval_of_two_systems_agrees_with_scipy():
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    ours, anchor = elo_ratings(wins, anchor=1)
+    ours, anchor = elo_ratings([of_two(won)] * 3, anchor=1)
     # 65 of 100: odds 65/35, and 400 points are odds of 10.
     assert ours.estimate == pytest.approx(400 * math.log10(65 / 35), abs=1e-6)
     assert ours[1:] == pytest.approx(theirs, abs=(theirs.high - theirs.low) / 20)
     assert anchor == (0, 0, 0)
 
 
-def test_prompts_are_drawn_whole():
-    rng = np.random.default_rng(4)
-    scores = rng.normal([0.4, 0.0, -0.4], size=(60, 3))
-    wins = wins_from_scores(scores)
+def test_where_prompts_are_alike_the_interval_is_students_t_over_seeds():
+    shares = (0.55, 0.65, 0.7)
+    theirs = np.array([400 * math.log10(p / (1 - p)) for p in shares])
+    low, high = stats.t.interval(0.95, 2, theirs.mean(), stats.sem(theirs))
+    ours, _ = elo_ratings([of_two([p] * 50) for p in shares], anchor=1)
+    assert ours.estimate == pytest.approx(theirs.mean(), abs=1e-6)
+    assert ours[1:] == pytest.approx((low, high), rel=0.05)
 
+
+def test_a_prompts_wins_stay_together():
+    rng = np.random.default_rng(4)
+    wins = wins_from_scores(rng.normal([0.4, 0.0, -0.4], size=(60, 3)))
     theirs = stats.bootstrap(
         (np.arange(60),),
         lambda drawn: ELO_PER_NAT * bradley_terry(wins[drawn])[0],
@@ -147,19 +158,26 @@ def test_prompts_are_drawn_whole():
         method="percentile",
         rng=np.random.default_rng(1),
     ).confidence_interval
-    ours = elo_ratings(wins)
+    ours = elo_ratings([wins] * 2)
     assert ours[0][1:] == pytest.approx(theirs, abs=(theirs.high - theirs.low) / 12)
     assert sum(one.estimate for one in ours) == pytest.approx(0, abs=1e-6)
-    assert ours == elo_ratings(wins) != elo_ratings(wins, seed=1)
 
 
-def test_ratings_find_the_strengths_that_made_the_wins():
+def test_ratings_find_the_strengths_that_made_the_wins_where_seeds_differ():
     rng, truth, hits = np.random.default_rng(5), np.array([120.0, 40, 0, -160]), 0
-    for world in range(20):
-        luck = rng.gumbel(size=(150, 4))  # the larger of two Gumbels: exactly Bradley-Terry
-        ratings = elo_ratings(wins_from_scores(truth / ELO_PER_NAT + luck), seed=world)
+    for _ in range(40):
+        own = rng.normal(0, 0.3, size=(3, 1, 4))  # of a seed; in all its prompts
+        luck = rng.gumbel(size=(3, 100, 4))  # the larger of two Gumbels: exactly Bradley-Terry
+        made = [wins_from_scores(one) for one in truth / ELO_PER_NAT + own + luck]
+        ratings = elo_ratings(made)
         hits += sum(one.low <= true <= one.high for one, true in zip(ratings, truth, strict=True))
-    assert hits / 80 > 0.87
+    assert 0.88 < hits / 160 < 1
+
+
+def test_one_seed_has_ratings_and_no_intervals():
+    (ours, _), wins = elo_ratings([of_two([1, 1, 1, 0, 0])]), of_two([1, 1, 1, 0, 0])
+    assert ours.estimate == pytest.approx(ELO_PER_NAT * bradley_terry(wins)[0])
+    assert math.isnan(ours.low) and math.isnan(ours.high)
 
 
 @pytest.mark.parametrize(
@@ -171,12 +189,13 @@ def test_ratings_find_the_strengths_that_made_the_wins():
         (lambda: bradley_terry([[0, math.nan], [1, 0]]), "finite"),
         (lambda: bradley_terry([[1, 1], [1, 0]]), "against itself"),
         (lambda: bradley_terry([[0, 1], [1, 0]], prior=-1), "prior must be 0 or a positive"),
-        (lambda: elo_ratings([WINS], anchor=4), "from 0 to 3, got 4"),
-        (lambda: elo_ratings([WINS], level=2), "level must lie between 0 and 1, got 2"),
+        (lambda: elo_ratings([[WINS]], anchor=4), "from 0 to 3, got 4"),
+        (lambda: elo_ratings([[WINS]], level=2), "level must lie between 0 and 1, got 2"),
         (lambda: wins_from_scores([1, 2]), "scores must be a table"),
+        (lambda: elo_ratings([WINS]), "seeds, prompts, systems, systems"),
         (
-            lambda: elo_ratings(wins_from_scores([[1, 0]] * 9 + [[0, 1]])),
-            "resamples of the prompts some systems never win",
+            lambda: elo_ratings([wins_from_scores([[1, 0]] * 9 + [[0, 1]])]),
+            "without a single prompt some systems never win",
         ),
     ],
 )

@@ -75,15 +75,12 @@ def rate(ranked: Sequence[dict[Key, list]], one: Key, other: Key) -> Interval:
 
 
 def ratings(ranked: Sequence[dict[Key, list]], keys: Sequence[Key], anchor: Key) -> list[Interval]:
-    """Elo points of all systems from every pair on every prompt, a win counting once per seed.
-
-    The intervals are over prompts; the luck of the seeds is not in them.
-    """
-    wins_of = [
+    """Elo points of all systems, from every pair on every prompt."""
+    wins = [
         wins_from_scores([[-sum(own[key][i]) for key in keys] for i in range(len(own[anchor]))])
         for own in ranked
     ]
-    return elo_ratings(np.mean(wins_of, axis=0), anchor=keys.index(anchor), prior=0.5)
+    return elo_ratings(wins, anchor=keys.index(anchor), prior=0.5)
 
 
 def report(plan: Plan, folder: Path) -> Section:
