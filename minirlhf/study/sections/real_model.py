@@ -24,6 +24,7 @@ from minirlhf.study.rubric import rubric, share
 from minirlhf.study.training import follow, measured, open_reward
 
 MODEL, TASK, TOKENS = "smollm2", "handmade", 48
+TEMPERATURE = 0.7  # at 1 a model this small loses the thread
 SHOWN = 10
 
 
@@ -64,7 +65,8 @@ def answered(folder: Path, needs: Sequence[Path], seed: int, count: int, fold: i
         backbone = open_role(*folders)
         encoder = Encoder(backbone.tokenizer, backbone.context_length, backbone.device)
         ids = [encoder.prompt(p, TOKENS) for p in prompts]
-        given = answers(backbone, backbone.roles[-1], encoder, ids, TOKENS, seed, batch_size=16)
+        given = answers(backbone, backbone.roles[-1], encoder, ids, TOKENS, seed,
+                        temperature=TEMPERATURE, batch_size=16)  # fmt: skip
         scores = score_texts(judge, prompts, [text for text, _ in given], 16)
         for prompt, (text, ended), score in zip(prompts, given, scores, strict=True):
             rows.append({"system": name, "prompt": prompt.prompt, "answer": text, "score": score,
@@ -81,17 +83,17 @@ def sft_job(plan: Plan, seed: int) -> Job:
 
 def reward_job(plan: Plan, seed: int, fold: int) -> Job:
     """A reward model that has not met the prompts of one part."""
-    config = dict(epochs=2, batch_size=8, microbatch_size=2, learning_rate=3e-4)
+    config = dict(epochs=1, batch_size=8, microbatch_size=2, learning_rate=3e-4)
     settings = dict(seed=seed, count=plan.real_folds, fold=fold, config=config)
     return Job(f"reward-{MODEL}-{seed}-{fold}", reward, settings, (sft_job(plan, seed),), 80)
 
 
 def policy_job(plan: Plan, seed: int) -> Job:
     """PPO against the reward model of the first part."""
-    config = dict(updates=plan.real_updates, rollout_batch_size=16, minibatch_size=16,
-                  microbatch_size=4, max_new_tokens=TOKENS, policy_learning_rate=3e-4,
-                  value_learning_rate=3e-4, missing_eos="subtract", value_model="shared",
-                  kl_coef=0.05)  # fmt: skip
+    config = dict(updates=plan.real_updates, rollout_batch_size=16, minibatch_size=8,
+                  microbatch_size=4, max_new_tokens=TOKENS, temperature=TEMPERATURE,
+                  policy_learning_rate=3e-4, value_learning_rate=3e-4, warmup_updates=2,
+                  missing_eos="subtract", value_model="shared", kl_coef=0.05)  # fmt: skip
     settings = dict(task=TASK, seed=seed, config=config)
     needs = (sft_job(plan, seed), reward_job(plan, seed, 0))
     return Job(f"ppo-{MODEL}-{seed}", training.policy, settings, needs, cost=100)
