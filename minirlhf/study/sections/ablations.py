@@ -72,6 +72,8 @@ def report(plan: Plan, folder: Path) -> Section:
         f"{gold[name].high:+.3f}) against PPO."
         for name in clear
     ] or ["No change makes a difference to the gold score that these seeds could show."]
+    if clear:
+        said.append(f"Of {len(gold)} comparisons one in twenty would look clear by chance alone.")
     table = [[name, *own.values()] for name, own in changes.items()]
     head = list(FIELDS.values())
     return Section(
