@@ -39,8 +39,8 @@ class Plan:
     proxy_rankings: tuple[int, ...] = (65, 640)
     far: int = 36  # updates without a price on KL
     best_of: int = 80  # prompts of best-of-n, and of a policy's answers on its way
-    real_folds: int = 3  # of the hand-made rankings
-    real_updates: int = 24  # of SmolLM2
+    real_folds: int = 2  # of the hand-made rankings
+    real_updates: int = 16  # of SmolLM2
     ptx_coef: float = 0.5
     kl_coef: float = 0.15
 

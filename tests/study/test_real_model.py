@@ -53,7 +53,7 @@ def test_answers_stand_side_by_side(micro, tmp_path):
     assert [row[0] for row in ticked.rows][:3] == ["ended", "whole", "own turn"]
     gains = [row[-1] for row in answers.rows]
     assert len(gains) == real_model.SHOWN and gains == sorted(gains)
-    assert "over 3 parts, 12 prompts in all" in section.sentences[0]
+    assert "over 12 prompts; 3 models, each learned from the other parts" in section.sentences[0]
 
 
 def test_what_is_shown_goes_from_the_greatest_loss_to_the_greatest_gain():

@@ -13,7 +13,7 @@ from minirlhf.engine.fetch import is_fetched
 from minirlhf.engine.paths import data_folder
 from minirlhf.engine.records import Prompt, Ranking, read_records, write_text
 from minirlhf.engine.rollout import answers, score_texts
-from minirlhf.evaluation.statistics import paired_difference, seeds_interval
+from minirlhf.evaluation.statistics import mean_interval, paired_difference
 from minirlhf.stages.reward import RewardConfig, RewardTraining
 from minirlhf.study import training
 from minirlhf.study.answering import open_role, read_json
@@ -124,21 +124,22 @@ def report(plan: Plan, folder: Path) -> Section:
     seed = plan.seeds[0]
     models = [reward_job(plan, seed, fold) for fold in range(plan.real_folds)]
     valid = [read_json(folder / one.folder / "results.json")["valid"] for one in models]
-    prompts = sum(len(own["prompts"]) for own in valid)
+    shares = [right / pairs for own in valid for right, pairs in own["prompts"] if pairs]
     found = read_json(folder / answers_job(plan, seed).folder / "answers.json")
     sft, ppo = ([row for row in found if row["system"] == name] for name in ("SFT", "PPO"))
     score, ticks = (
         paired_difference([value(row) for row in ppo], [value(row) for row in sft])
         for value in (lambda row: row["score"], lambda row: share(row["ticked"]))
     )
-    accuracy = seeds_interval([[own["accuracy"]] for own in valid])
+    accuracy = mean_interval(shares)
     return Section(
         "real-model",
         "On a real model: SmolLM2-135M and comparisons written by hand",
         [
-            f"The reward model orders {accuracy.estimate:.0%} of the pairs of prompts it has not "
-            f"met ({accuracy.low:.0%} to {accuracy.high:.0%} over {len(models)} parts, "
-            f"{prompts} prompts in all).",
+            f"Of the pairs of a prompt it has not met the reward model orders "
+            f"{accuracy.estimate:.0%} as we did ({accuracy.low:.0%} to {accuracy.high:.0%} over "
+            f"{len(shares)} prompts; {len(models)} models, each learned from the other part"
+            f"{'s' * (len(models) > 2)}).",
             f"PPO's answers to {len(sft)} new prompts score {score.estimate:+.2f} RM units against "
             f"SFT's ({score.low:+.2f} to {score.high:+.2f}, paired), and a rubric by rule (ended, "
             f"whole, own turn, no repeats, on topic, length asked for) {ticks.estimate:+.0%} "
