@@ -122,14 +122,24 @@ def sentences(plan: Plan, ranked: dict) -> list[str]:
             found = rate(ranked[judge], ("PPO-ptx", small), (rival, large))
             said.append(
                 f"By {words} PPO-ptx {short(small)} is preferred to the {rival} "
-                f"{short(large)} in {shown(found)} of comparisons."
+                f"{short(large)} in {shown(found)} of comparisons{unclear(found)}."
             )
-        beats = [
-            f"{shown(rate(ranked[judge], ('PPO', size), ('SFT', size)))} ({short(size)})"
-            for size in plan.sizes
-        ]
-        said.append(f"By {words} PPO is preferred to SFT of its size in {', '.join(beats)}.")
+        for better in ("PPO", "PPO-ptx"):
+            found = {
+                size: rate(ranked[judge], (better, size), ("SFT", size)) for size in plan.sizes
+            }
+            beats = [f"{short(size)}: {shown(r)}{unclear(r)}" for size, r in found.items()]
+            said.append(
+                f"By {words} {better} is preferred to SFT of its size in {'; '.join(beats)}."
+            )
     return said
+
+
+def unclear(share: Interval) -> str:
+    """What to say of a share that could be a coin's."""
+    if not np.isfinite(share.low) or share.excludes(0.5):
+        return ""
+    return ", which could be chance"
 
 
 def shown(share: Interval) -> str:
