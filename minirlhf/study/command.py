@@ -20,11 +20,13 @@ from minirlhf.study.sections import (
     real_model,
     reward_models,
     sft_epochs,
+    single_questions,
     tax,
 )
 
 SECTIONS = {
     "figure1": figure1,
+    "single-questions": single_questions,
     "instructions": instructions,
     "tax": tax,
     "reward-models": reward_models,

@@ -103,11 +103,11 @@ class Plan:
         label = f"{name}-{task}-{short(size)}-{seed}"
         return Job(label, training.policy, settings, needs, COST[size])
 
-    def base_answers(self, size: str, seed: int) -> Job:
+    def base_answers(self, size: str, seed: int, task: str = "api") -> Job:
         """What the bare and the prompted base say to the held-out prompts."""
-        settings = self._asked(seed, "api") | dict(model=size)
-        label = f"answers-base-{short(size)}-{seed}"
-        return Job(label, answering.base, settings, (self.reward(seed),))
+        settings = self._asked(seed, task) | dict(model=size)
+        label = f"answers-base-{task}-{short(size)}-{seed}"
+        return Job(label, answering.base, settings, (self.reward(seed, task),))
 
     def answers(self, sft: Job, reward: Job, *policy: Job) -> Job:
         """What an SFT model or a policy says to them, with that reward model's scores."""

@@ -44,7 +44,10 @@ def report(plan: Plan, folder: Path) -> Section:
     best, liked = losses.index(min(losses)), scores.index(max(scores))
     rows = [[n, *own] for n, *own in zip(epochs, *found.values(), strict=True)]
     change = seeds_interval(by_seed["valid_score"][:, [-1]] - by_seed["valid_score"][:, [best]])
-    verdict = "a change" if change.excludes(0) else "no change these seeds could show"
+    verdict = "one seed"
+    if len(plan.seeds) > 1:
+        clear = "a clear change" if change.excludes(0) else "no change these seeds could show"
+        verdict = f"{change.low:+.2f} to {change.high:+.2f}: {clear}"
     return Section(
         "sft-epochs",
         "SFT: loss and score over the epochs",
@@ -53,7 +56,7 @@ def report(plan: Plan, folder: Path) -> Section:
             f"({losses[best]:.3f} nats per response token; {losses[-1]:.3f} after {epochs[-1]}), "
             f"the reward model's score highest after epoch {epochs[liked]} ({scores[liked]:+.2f}).",
             f"From the epoch of the lowest loss to the last one the score goes by "
-            f"{change.estimate:+.2f} ({change.low:+.2f} to {change.high:+.2f}): {verdict}. The "
+            f"{change.estimate:+.2f} ({verdict}). The "
             "paper's loss was lowest after one epoch of sixteen, its score rose on.",
         ],
         [Table("sft-epochs", "Means over seeds", ["epoch", "validation loss, nats per token",
