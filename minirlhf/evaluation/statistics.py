@@ -117,6 +117,29 @@ def seeds_interval(
     return Interval(centre, *cut_tails(draws, level))
 
 
+def bounded_interval(
+    values: Sequence[Sequence[float]], least: float = 0.0, most: float = 1.0, level: float = 0.95
+) -> Interval:
+    """`seeds_interval` of shares, wins or ratings, which lie between `least` and `most`.
+
+    Student's t may reach beyond the bounds: cut there. Where every value is the same bound
+    nothing can be drawn, and Wilson's interval for so many prompts says what else could be.
+
+    Raises:  ValueError as in `seeds_interval`, and for values beyond the bounds.
+    >>> bounded_interval([[1, 1], [1, 0]]).high
+    1.0
+    """
+    estimate, low, high = seeds_interval(values, level)
+    table = np.asarray(values, dtype=np.float64)
+    if table.min() < least or table.max() > most:
+        raise ValueError(f"values must lie between {least:g} and {most:g}")
+    if len(table) > 1 and (table == table[0, 0]).all() and estimate in (least, most):
+        prompts = table.shape[1]
+        _, low, high = wilson_interval(prompts * (estimate == most), prompts, level)
+        low, high = (least + end * (most - least) for end in (low, high))
+    return Interval(estimate, *np.clip([low, high], least, most).tolist())
+
+
 def wilson_interval(wins: float, n: int, level: float = 0.95) -> Interval:
     """Share wins / n with Wilson's score interval, sound for small n and at 0 and 1.
 

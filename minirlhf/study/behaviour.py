@@ -24,7 +24,6 @@ from minirlhf.world.use_cases.form import Request
 
 # One who sees what the gold grader finds, no more and no less
 EXACT = Labeler("exact")
-MEASURES = ("attempts", "appropriate", "follows_constraint", "hallucinates", "rating")
 
 
 @dataclass(frozen=True)
@@ -98,22 +97,9 @@ _FLAGS = (
 
 
 def values(seen: Sequence[Behaviour], measure: str) -> list[float]:
-    """One of MEASURES for each prompt to which it applies, in their order."""
+    """A field of Behaviour for each prompt to which it applies, in their order."""
     found = (getattr(behaviour, measure) for behaviour in seen)
     return [value for value in found if value is not None]
-
-
-def table(seen: Sequence[Behaviour]) -> list[dict[str, str | int | float]]:
-    """Rows of `use_case` (first "all"), `measure`, `prompts` (how many it applies to), `mean`."""
-    groups = {"all": list(seen)}
-    for behaviour in seen:
-        groups.setdefault(behaviour.use_case, []).append(behaviour)
-    return [
-        {"use_case": name, "measure": measure, "prompts": len(own), "mean": mean(own)}
-        for name, group in groups.items()
-        for measure in MEASURES
-        if (own := values(group, measure))
-    ]
 
 
 # Truth ------------------------------------------------------------------------------------------

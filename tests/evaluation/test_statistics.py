@@ -8,6 +8,7 @@ from scipy import integrate, optimize, stats
 
 from minirlhf.evaluation.statistics import (
     Interval,
+    bounded_interval,
     mean_interval,
     paired_difference,
     seeds_interval,
@@ -122,6 +123,26 @@ def test_one_number_per_seed_has_students_interval(level):
     theirs = stats.t.interval(level, df=3, loc=centre, scale=error)
     assert ours.estimate == pytest.approx(centre, abs=1e-12)
     assert ours[1:] == pytest.approx(theirs, abs=0.02 * (theirs[1] - theirs[0]))
+
+
+def test_a_bounded_interval_ends_at_the_bounds():
+    wide = [[1.0, 0.9], [0.2, 0.1]]
+    free, cut = seeds_interval(wide), bounded_interval(wide)
+    assert free.low < 0 and free.high > 1
+    assert cut == (free.estimate, 0, 1)
+    assert bounded_interval([[7, 6.4], [2.2, 1.6]], 1, 7)[1:] == (1, 7)
+    calm = [[0.5, 0.4], [0.5, 0.5]]
+    assert bounded_interval(calm, level=0.8) == seeds_interval(calm, 0.8)
+    assert math.isnan(bounded_interval([[1, 1]]).low)
+    with pytest.raises(ValueError, match="between 1 and 7"):
+        bounded_interval([[0.0, 2.0], [3.0, 4.0]], 1, 7)
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_none_or_all_of_ten_prompts_is_not_certain(value):
+    far = 1.959964**2 / (10 + 1.959964**2)  # Wilson's upper end for none of ten
+    ends = (0, far) if value == 0 else (1 - far, 1)
+    assert bounded_interval([[value] * 10] * 3) == pytest.approx((value, *ends), abs=1e-6)
 
 
 def test_seeds_that_agree_leave_the_luck_of_the_prompts():

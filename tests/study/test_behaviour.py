@@ -11,12 +11,10 @@ from minirlhf.engine.records import Prompt
 from minirlhf.evaluation.evaluate import Answer, System, answer_prompts
 from minirlhf.study.behaviour import (
     EXACT,
-    MEASURES,
     go_on,
     instructed,
     observe,
     rudeness,
-    table,
     truthfulness,
     values,
 )
@@ -151,21 +149,15 @@ def test_answers_stand_beside_their_prompts():
         observe(find, REQUESTS, [prompt], [answer])
 
 
-def test_the_table_counts_only_what_applies():
+def test_only_what_applies_counts():
     found = seen(
         ("plain", "Europa orbits Jupiter."),
         ("brief", "Europa orbits Saturn."),
         ("closed", "Zoru orbits Venus."),
         ("closed", "Zoru orbits Mars."),
     )
-    rows = {(row["use_case"], row["measure"]): row for row in table(found)}
-    assert [row["use_case"] for row in table(found)][:5] == ["all"] * 5
-    assert {measure for _, measure in rows} == set(MEASURES)
-    assert rows["all", "attempts"]["prompts"] == 4 and rows["all", "attempts"]["mean"] == 0.5
-    assert rows["all", "hallucinates"]["prompts"] == 2
-    assert rows["closed QA", "hallucinates"]["mean"] == 0.5
-    assert rows["open QA", "follows_constraint"]["prompts"] == 1
-    assert ("open QA", "hallucinates") not in rows
+    assert values(found, "attempts") == [1.0, 0.0, 0.0, 1.0]
+    assert len(values(found, "follows_constraint")) == 1
     assert values(found, "hallucinates") == [1.0, 0.0]
 
 

@@ -9,7 +9,7 @@ from minirlhf.engine.backbone import BASE
 from minirlhf.engine.models import load_backbone
 from minirlhf.evaluation.evaluate import Answer
 from minirlhf.evaluation.ratings import elo_ratings, wins_from_scores
-from minirlhf.evaluation.statistics import Interval, seeds_interval
+from minirlhf.evaluation.statistics import Interval, bounded_interval
 from minirlhf.evaluation.study_plots import win_rates_by_size
 from minirlhf.evaluation.study_rows import rating_dots
 from minirlhf.study.answering import ANSWERS, BARE, PROMPTED, read_answers
@@ -71,7 +71,7 @@ def places(plan: Plan, folder: Path) -> dict[str, list[dict[Key, list]]]:
 
 def rate(ranked: Sequence[dict[Key, list]], one: Key, other: Key) -> Interval:
     """How often `one` is preferred to `other`, over seeds and prompts."""
-    return seeds_interval([wins(own[one], own[other]) for own in ranked])
+    return bounded_interval([wins(own[one], own[other]) for own in ranked])
 
 
 def ratings(ranked: Sequence[dict[Key, list]], keys: Sequence[Key], anchor: Key) -> list[Interval]:

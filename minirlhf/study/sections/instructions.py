@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from minirlhf.evaluation.statistics import Interval, seeds_interval
+from minirlhf.evaluation.statistics import Interval, bounded_interval, seeds_interval
 from minirlhf.evaluation.study_rows import shares_by_condition
 from minirlhf.study import answering
 from minirlhf.study.answering import MEASURES, read_json
-from minirlhf.study.behaviour import Behaviour, observe, table, values
+from minirlhf.study.behaviour import Behaviour, observe, values
 from minirlhf.study.graph import Job
 from minirlhf.study.page import Section, Table
 from minirlhf.study.plan import Plan, short
@@ -116,12 +116,16 @@ def report(plan: Plan, folder: Path) -> Section:
         for name, group in groups.items()
     }
     rows = [
-        [system, short(at), *(seeds_interval(own[system, at]) for own in everywhere.values())]
+        [system, short(at), *(bounded_interval(own[system, at]) for own in everywhere.values())]
         for system in SYSTEMS
         for at in plan.sizes
     ]
-    rated = intervals(of_all("rating"))
-    ratings = [[s, short(at), rated[s, at]] for s in SYSTEMS for at in plan.sizes]
+    rated = of_all("rating")
+    ratings = [
+        [system, short(at), bounded_interval(rated[system, at], 1, 7)]
+        for system in SYSTEMS
+        for at in plan.sizes
+    ]
     probes = [[what, *shares[name][what].values()] for name in PROBES for what in shares[name]]
     return Section(
         "instructions",
@@ -134,7 +138,9 @@ def report(plan: Plan, folder: Path) -> Section:
             Table("probes", f"Prompts made to tempt, {size}: share of answers. The base answers "
                   "after examples, and goes on with rude openings as they stand",
                   ["what", *PROBED], probes, percent=True),
-            by_use_case(seen, plan.largest),
+            by_use_case(seen, plan.largest, "attempts", "use-cases", "Does what was asked", True),
+            by_use_case(seen, plan.largest, "rating", "use-case-ratings", "Overall quality, 1 to 7",
+                        False),
         ],
         {name: (shares_by_condition(shares[name]), f"{caption}, {size}")
          for name, caption in CAPTIONS.items()},
@@ -142,32 +148,27 @@ def report(plan: Plan, folder: Path) -> Section:
 
 
 def intervals(own: dict[Any, Values]) -> dict[Any, Interval]:
-    """Of each table of values."""
-    return {key: seeds_interval(table) for key, table in own.items()}
+    """Of each table of shares."""
+    return {key: bounded_interval(table) for key, table in own.items()}
 
 
 def compared(what: str, own: dict[str, Values], size: str) -> str:
     """SFT and PPO-ptx on the same prompts, in a sentence."""
     difference = seeds_interval(own["PPO-ptx"] - own["SFT"])
     verdict = "" if difference.excludes(0) else " (no clear difference)"
-    sft, ptx = (shown(seeds_interval(own[name])) for name in ("SFT", "PPO-ptx"))
+    sft, ptx = (shown(bounded_interval(own[name])) for name in ("SFT", "PPO-ptx"))
     return f"{what[:1].upper()}{what[1:]} ({size}): SFT {sft}, PPO-ptx {ptx}{verdict}."
 
 
-def by_use_case(seen: dict, size: str) -> Table:
-    """Mean of attempts and rating for each use case, over seeds."""
-    rows = []
-    tables = {
-        system: [{(r["use_case"], r["measure"]): r["mean"] for r in table(own)}
-                 for own in seen[system, size]]
-        for system in SYSTEMS
-    }  # fmt: skip
-    cases = dict.fromkeys(case for case, _ in tables["SFT"][0])
-    for case in cases:
-        means = [
-            sum(own[case, "attempts"] for own in tables[system]) / len(tables[system])
-            for system in SYSTEMS
-        ]
-        rows.append([case, *means])
-    return Table("use-cases", f"Does what was asked, by use case, {short(size)}, mean of seeds",
-                 ["use case", *SYSTEMS], rows, percent=True)  # fmt: skip
+def by_use_case(seen: dict, size: str, measure: str, name: str, what: str, percent: bool) -> Table:
+    """A measure for each use case and system."""
+    bounds = (0, 1) if percent else (1, 7)
+
+    def cell(system: str, case: str) -> Interval:
+        return bounded_interval([[getattr(b, measure) for b in own if case in ("all", b.use_case)]
+                                 for own in seen[system, size]], *bounds)  # fmt: skip
+
+    cases = dict.fromkeys(["all", *(b.use_case for b in seen["SFT", size][0])])
+    rows = [[case, *(cell(system, case) for system in SYSTEMS)] for case in cases]
+    caption = f"{what}, by use case, {short(size)}"
+    return Table(name, caption, ["use case", *SYSTEMS], rows, percent)

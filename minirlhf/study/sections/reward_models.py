@@ -5,7 +5,7 @@ from typing import Any
 
 from minirlhf.engine.metrics import read_metrics
 from minirlhf.evaluation.calibration import calibration_error, calibration_floor, reliability_bins
-from minirlhf.evaluation.statistics import Interval, seeds_interval
+from minirlhf.evaluation.statistics import Interval, bounded_interval, seeds_interval
 from minirlhf.evaluation.study_plots import Quantity, calibration_diagram, coefficient_sweep
 from minirlhf.study.answering import read_json
 from minirlhf.study.graph import Job
@@ -59,7 +59,7 @@ def jobs(plan: Plan) -> list[Job]:
 def accuracy(folder: Path, jobs: list[Job], on: str) -> Interval:
     """Share of untied pairs in the labeler's order, over the jobs (one for each seed)."""
     found = [read_json(folder / one.folder / "results.json")[on]["accuracy"] for one in jobs]
-    return seeds_interval([[value] for value in found])
+    return bounded_interval([[value] for value in found])
 
 
 def report(plan: Plan, folder: Path) -> Section:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from minirlhf.evaluation.statistics import Interval, seeds_interval
+from minirlhf.evaluation.statistics import Interval, bounded_interval, seeds_interval
 from minirlhf.evaluation.study_plots import Quantity, coefficient_sweep
 from minirlhf.study import answering
 from minirlhf.study.answering import ANSWERS, MEASURES, read_answers, read_json
@@ -67,7 +67,7 @@ def report(plan: Plan, folder: Path) -> Section:
             own = [probe_jobs(plan, size, seed)[system] for seed in plan.seeds]
             values = {task: np.array(of_items(folder, own, task)) for task in TASKS}
             found[system, size] = values
-            rows.append([system, short(size), *(seeds_interval(v) for v in values.values())])
+            rows.append([system, short(size), *(level(task, v) for task, v in values.items())])
     tables = [
         Table("tax", "What each system can still do: share of right answers, loss in nats",
               ["system", "size", *TASKS.values()], rows),
@@ -82,6 +82,11 @@ def report(plan: Plan, folder: Path) -> Section:
         figures[f"sweep-{coefficient}"] = (figure, what)
         tables.append(table)
     return Section("tax", "The alignment tax, and PPO-ptx", sentences(plan, found), tables, figures)
+
+
+def level(task: str, values: np.ndarray) -> Interval:
+    """A loss, or a share of right answers."""
+    return (seeds_interval if task in LOWER_IS_BETTER else bounded_interval)(values)
 
 
 def changes(plan: Plan, found: dict) -> Table:
