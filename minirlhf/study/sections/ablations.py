@@ -13,7 +13,7 @@ from minirlhf.study.page import Section, Table
 from minirlhf.study.plan import Plan, short
 
 TASK = "almanac"
-DEFAULT = "PPO"
+DEFAULT, START = "PPO", "SFT"
 # REINFORCE is what is left of PPO without value model, whitening and a second look at a rollout
 REINFORCE = dict(value_model="none", gae_lambda=1.0, whiten_advantages=False, clip_range=None)
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -37,15 +37,17 @@ FIELDS = {"gold": "gold score, 0 to 1", "score": "RM score, RM units", "ref_kl":
 
 
 def answer_job(plan: Plan, name: str, seed: int) -> Job:
-    """Answers of a policy trained as one of VARIANTS."""
+    """Answers of a policy trained as one of VARIANTS, or of the SFT model they all start from."""
     sft, reward = plan.sft(plan.middle, seed, TASK), plan.reward(seed, TASK)
+    if name == START:
+        return plan.answers(sft, reward)
     policy = plan.policy(plan.middle, seed, name.replace(" ", "-"), TASK, **VARIANTS[name])
     return plan.answers(sft, reward, policy)
 
 
 def jobs(plan: Plan) -> list[Job]:
     """Every variant with every seed."""
-    return [answer_job(plan, name, seed) for name in VARIANTS for seed in plan.seeds]
+    return [answer_job(plan, name, seed) for name in (START, *VARIANTS) for seed in plan.seeds]
 
 
 def values(plan: Plan, folder: Path, name: str) -> dict[str, np.ndarray]:
@@ -58,7 +60,7 @@ def values(plan: Plan, folder: Path, name: str) -> dict[str, np.ndarray]:
 
 def report(plan: Plan, folder: Path) -> Section:
     """Each variant beside PPO, paired by seed and prompt."""
-    found = {name: values(plan, folder, name) for name in VARIANTS}
+    found = {name: values(plan, folder, name) for name in (START, *VARIANTS)}
     rows = [[name, *(seeds_interval(own[f]) for f in FIELDS)] for name, own in found.items()]
     changes = {
         name: {f: seeds_interval(own[f] - found[DEFAULT][f]) for f in FIELDS}
@@ -66,14 +68,16 @@ def report(plan: Plan, folder: Path) -> Section:
         if name != DEFAULT
     }
     gold = {name: own["gold"] for name, own in changes.items()}
-    clear = [name for name, own in gold.items() if own.excludes(0)]
+    clear = [name for name, own in gold.items() if name != START and own.excludes(0)]
     said = [
         f"{name}: gold score {gold[name].estimate:+.3f} ({gold[name].low:+.3f} to "
         f"{gold[name].high:+.3f}) against PPO."
-        for name in clear
-    ] or ["No change makes a difference to the gold score that these seeds could show."]
-    if clear:
-        said.append(f"Of {len(gold)} comparisons one in twenty would look clear by chance alone.")
+        for name in (START, *clear)
+    ]
+    said.append(
+        f"{len(clear)} of {len(VARIANTS) - 1} variants differ from PPO in a way that these seeds "
+        "could show; one in twenty would by chance alone."
+    )
     table = [[name, *own.values()] for name, own in changes.items()]
     head = list(FIELDS.values())
     return Section(
