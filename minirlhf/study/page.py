@@ -62,6 +62,13 @@ class Table:
         return out.getvalue()
 
 
+def span(value: Interval, form: str = "+.2f") -> str:
+    """-0.05 to +0.10, for a sentence; with one seed there is none to tell."""
+    if math.isnan(value.low):
+        return "one seed"
+    return f"{value.low:{form}} to {value.high:{form}}"
+
+
 @dataclass(frozen=True)
 class Section:
     """One finding: its question, what came out in sentences, figures (name -> (figure, what it

@@ -9,7 +9,7 @@ from minirlhf.evaluation.statistics import seeds_interval
 from minirlhf.evaluation.study_rows import forest
 from minirlhf.study.answering import ANSWERS, read_answers
 from minirlhf.study.graph import Job
-from minirlhf.study.page import Section, Table
+from minirlhf.study.page import Section, Table, span
 from minirlhf.study.plan import Plan, short
 
 TASK = "almanac"
@@ -70,8 +70,7 @@ def report(plan: Plan, folder: Path) -> Section:
     gold = {name: own["gold"] for name, own in changes.items()}
     clear = [name for name, own in gold.items() if name != START and own.excludes(0)]
     said = [
-        f"{name}: gold score {gold[name].estimate:+.3f} ({gold[name].low:+.3f} to "
-        f"{gold[name].high:+.3f}) against PPO."
+        f"{name}: gold score {gold[name].estimate:+.3f} ({span(gold[name], '+.3f')}) against PPO."
         for name in (START, *clear)
     ]
     said.append(

@@ -8,7 +8,7 @@ from minirlhf.engine.metrics import read_metrics
 from minirlhf.evaluation.statistics import seeds_interval
 from minirlhf.evaluation.study_plots import sft_epochs
 from minirlhf.study.graph import Job
-from minirlhf.study.page import Section, Table
+from minirlhf.study.page import Section, Table, span
 from minirlhf.study.plan import TOKENS, Plan, short
 
 TASK = "almanac"  # where a reward model is surest
@@ -44,10 +44,7 @@ def report(plan: Plan, folder: Path) -> Section:
     best, liked = losses.index(min(losses)), scores.index(max(scores))
     rows = [[n, *own] for n, *own in zip(epochs, *found.values(), strict=True)]
     change = seeds_interval(by_seed["valid_score"][:, [-1]] - by_seed["valid_score"][:, [best]])
-    verdict = "one seed"
-    if len(plan.seeds) > 1:
-        clear = "a clear change" if change.excludes(0) else "no change these seeds could show"
-        verdict = f"{change.low:+.2f} to {change.high:+.2f}: {clear}"
+    verdict = "a clear change" if change.excludes(0) else "no change these seeds could show"
     return Section(
         "sft-epochs",
         "SFT: loss and score over the epochs",
@@ -56,7 +53,7 @@ def report(plan: Plan, folder: Path) -> Section:
             f"({losses[best]:.3f} nats per response token; {losses[-1]:.3f} after {epochs[-1]}), "
             f"the reward model's score highest after epoch {epochs[liked]} ({scores[liked]:+.2f}).",
             f"From the epoch of the lowest loss to the last one the score goes by "
-            f"{change.estimate:+.2f} ({verdict}). The "
+            f"{change.estimate:+.2f} ({span(change)}): {verdict}. The "
             "paper's loss was lowest after one epoch of sixteen, its score rose on.",
         ],
         [Table("sft-epochs", "Means over seeds", ["epoch", "validation loss, nats per token",
