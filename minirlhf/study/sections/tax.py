@@ -129,7 +129,11 @@ def sweep(plan: Plan, folder: Path, coefficient: str, words: str):
 
 def sentences(plan: Plan, found: dict) -> list[str]:
     """Where PPO lost something against SFT, and how much of that PPO-ptx has back."""
-    said = []
+    paid = [
+        f"{difference(found, size, 'SFT', 'base', 'nats_per_token').estimate:+.2f} ({short(size)})"
+        for size in plan.sizes
+    ]
+    said = [f"Before PPO: SFT's loss on new pages against the base's, nats: {', '.join(paid)}."]
     for size in plan.sizes:
         for task, words in TASKS.items():
             sign = 1 if task in LOWER_IS_BETTER else -1
@@ -137,8 +141,13 @@ def sentences(plan: Plan, found: dict) -> list[str]:
             if not (cost.excludes(0) and sign * cost.estimate > 0):
                 continue
             back = -difference(found, size, "PPO-ptx", "PPO", task).estimate / cost.estimate
+            share = f"{back:.0%} of it back" if back < 1 else "it all back"
+            if back > 1:
+                share += f" and goes {abs(cost.estimate) * (back - 1):.3f} beyond SFT"
             said.append(
                 f"{short(size)}, {words}: PPO is worse than SFT by {abs(cost.estimate):.3f} "
-                f"({cost.low:+.3f} to {cost.high:+.3f}); PPO-ptx wins back {back:.0%} of it."
+                f"({cost.low:+.3f} to {cost.high:+.3f}); PPO-ptx wins {share}."
             )
-    return said or ["On none of the tasks did PPO lose clearly against SFT of its size."]
+    if len(said) == 1:
+        said.append("On none of the tasks did PPO lose clearly against SFT of its size.")
+    return said
