@@ -70,7 +70,8 @@ def report(plan: Plan, folder: Path) -> Section:
                 [title, name, d, s] for d, s in zip(curve.distances, curve.scores, strict=True)
             ]
             fits.append([title, name, *alphas(seeds)])
-        said.append(turn(title, curves["PPO, gold"][0]))
+        turns = [turn(curves[f"{name}, gold"][0], name) for name in ("best-of-n", "PPO")]
+        said.append(f"{title}, gold score in standard deviations over SFT: {'; '.join(turns)}.")
     tables = [
         Table("over-optimisation", "Score, standard deviations of SFT's own (gold: of gold), "
               "counted from SFT; distance in root nats",
@@ -133,14 +134,13 @@ def alphas(fits: list) -> list:
             for name in ("alpha", "beta")]  # fmt: skip
 
 
-def turn(title: str, curve: Curve) -> str:
-    """Where the gold score of PPO is highest, and what is left of it at the end."""
+def turn(curve: Curve, name: str) -> str:
+    """Where a gold score is highest, and what is left of it at the end."""
     heights = [score.estimate for score in curve.scores]
     top = int(np.argmax(heights))
     return (
-        f"{title}: PPO's gold score is highest at {curve.distances[top] ** 2:.1f} nats "
-        f"({heights[top]:+.2f} standard deviations over SFT); at {curve.distances[-1] ** 2:.1f} "
-        f"nats it is {heights[-1]:+.2f}."
+        f"{name} {heights[top]:+.2f} at its best ({curve.distances[top] ** 2:.1f} nats), "
+        f"{heights[-1]:+.2f} at {curve.distances[-1] ** 2:.1f} nats"
     )
 
 
