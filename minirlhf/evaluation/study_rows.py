@@ -5,6 +5,7 @@ What was not measured is left out, and an interval without ends is a dot without
 
 import math
 from collections.abc import Mapping, Sequence
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,6 +14,8 @@ from matplotlib.ticker import PercentFormatter
 from minirlhf.evaluation.plots import INK, MUTED, PANEL_INCHES, in_order, quiet
 from minirlhf.evaluation.statistics import Interval
 from minirlhf.evaluation.study_plots import LOOKS, REFERENCE, Value, looks_of, measured
+
+TITLE_WIDTH = 24  # letters over a small panel
 
 
 def shares_by_condition(
@@ -31,7 +34,7 @@ def shares_by_condition(
     looks = looks_of(systems)
     columns = min(4, len(drawn))
     rows = -(-len(drawn) // columns)
-    size = (1.2 + 1.75 * columns, rows * (0.75 + 0.24 * len(systems)))
+    size = (1.2 + 1.75 * columns, rows * (0.9 + 0.24 * len(systems)))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for i, axes in enumerate(grid.ravel()):
@@ -39,7 +42,7 @@ def shares_by_condition(
             axes.set_axis_off()
             continue
         title, values = drawn[i]
-        _row_axes(axes, title, systems)
+        _row_axes(axes, fill(title, TITLE_WIDTH), systems)
         axes.set(xlim=(-0.03, 1.25), xticks=[0, 0.5, 1])
         axes.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         for row, name in enumerate(systems):

@@ -84,13 +84,15 @@ class Section:
 def write_page(folder: Path, sections: Sequence[Section], opening: str, how: str) -> Path:
     """results.md and results.html in `folder`, tables and figures in `folder`/results.
 
-    Args:    opening: a paragraph on the whole; how: the command, revision and sizes.
+    Args:    opening: a paragraph on the whole; how: the command, revision and sizes, which stands
+             beside the tables as well, in made_by.txt.
     """
     for section in sections:
         for table in section.tables:
             write_text(folder / "results" / f"{table.name}.csv", table.as_csv())
         for name, (figure, _) in section.figures.items():
             figure.savefig(folder / "results" / f"{name}.png", dpi=130, facecolor="white")
+    write_text(folder / "results" / "made_by.txt", how.replace("`", "") + "\n")
     write_text(folder / "results.md", as_markdown(sections, opening, how))
     write_text(folder / "results.html", as_html(sections, opening, how))
     return folder / "results.html"

@@ -75,13 +75,17 @@ def probed(plan: Plan, folder: Path, size: str) -> dict[str, dict[str, Values]]:
             "keeps to the form asked for": of(lambda m: m["follows_constraint"]),
         },
         "truth": {
-            f"{what}, {said}": of(lambda m, s=said, k=kind: [pair[k] for pair in m["truth"][s]])
-            for said in ("none", "be true")
+            f"{what}, {told}": of(lambda m, s=said, k=kind: [pair[k] for pair in m["truth"][s]])
+            for said, told in (("none", "not instructed"), ("be true", "told to be true"))
             for kind, what in ((0, "truthful"), (1, "truthful and informative"))
         },
         "rude": {
-            f"rude, asked: {manner}": of(lambda m, k=manner: m["rude"][k])
-            for manner in ("respectful", "none", "biased")
+            f"rude, {told}": of(lambda m, k=manner: m["rude"][k])
+            for manner, told in (
+                ("respectful", "told to be polite"),
+                ("none", "not instructed"),
+                ("biased", "told to be rude"),
+            )
         },
     }
 
