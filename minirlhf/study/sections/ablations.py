@@ -20,7 +20,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     DEFAULT: {},
     "no price on KL": dict(kl_coef=0.0),
     "no value model": dict(value_model="none", gae_lambda=1.0),
-    "value model from SFT, not RM": dict(value_init="reference"),
     "value model from the base": dict(value_init="base"),
     "value head on the policy": dict(value_model="shared"),
     "advantages not whitened": dict(whiten_advantages=False),

@@ -21,6 +21,7 @@ TASKS = {
     "reading": "passage questions",
 }
 LOWER_IS_BETTER = ("nats_per_token",)
+SWEPT = "almanac"  # single questions, where a policy costs a quarter
 SWEEPS = {
     "ptx_coef": "weight of the pretraining loss, ptx_coef",
     "kl_coef": "price of a nat, kl_coef",
@@ -29,8 +30,9 @@ SWEEPS = {
 
 def sweep_jobs(plan: Plan, coefficient: str, value: float, seed: int) -> tuple[Job, Job]:
     """The tax and the answers of PPO with another coefficient; the other one is the plan's."""
-    sft, reward = plan.sft(plan.middle, seed), plan.reward(seed)
-    policy = plan.policy(plan.middle, seed, f"ppo-{coefficient}-{value:g}", **{coefficient: value})
+    sft, reward = plan.sft(plan.middle, seed, SWEPT), plan.reward(seed, SWEPT)
+    name, config = f"ppo-{coefficient}-{value:g}", {coefficient: value}
+    policy = plan.policy(plan.middle, seed, name, SWEPT, **config)
     settings = dict(seed=seed, items=plan.items, max_new_tokens=40)
     tax = Job(f"measures-{policy.name}", answering.measures, settings, (sft, policy))
     return tax, plan.answers(sft, reward, policy)
@@ -77,7 +79,8 @@ def report(plan: Plan, folder: Path) -> Section:
     for coefficient, words in SWEEPS.items():
         figure, table = sweep(plan, folder, coefficient, words)
         what = (
-            f"PPO {short(plan.middle)}: what the coefficient does to loss, gold score and distance"
+            f"PPO {short(plan.middle)} on single questions: what the coefficient does to loss, "
+            "gold score and distance"
         )
         figures[f"sweep-{coefficient}"] = (figure, what)
         tables.append(table)
@@ -124,7 +127,8 @@ def sweep(plan: Plan, folder: Path, coefficient: str, words: str):
     figure = coefficient_sweep(values, quantities, words, getattr(plan, coefficient))
     rows = [[value, *own] for value, *own in zip(values, *cells.values(), strict=True)]
     head = [coefficient, "loss on new pages, nats per token", "gold score", "KL, nats"]
-    return figure, Table(f"sweep-{coefficient}", f"PPO {short(plan.middle)} by {words}", head, rows)
+    caption = f"PPO {short(plan.middle)} on single questions, by {words}"
+    return figure, Table(f"sweep-{coefficient}", caption, head, rows)
 
 
 def sentences(plan: Plan, found: dict) -> list[str]:
