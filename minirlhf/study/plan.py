@@ -35,8 +35,13 @@ class Plan:
     kl_coefs: tuple[float, ...] = (0.0, 0.15, 0.5)
     ranking_counts: tuple[int, ...] = (65, 200, 640)
     responses_read: int = 1_280  # by labelers, where K is compared
-    proxies: tuple[str, ...] = ("moonlet-300k", "moonlet-1m")  # reward models that are over-used
-    proxy_rankings: tuple[int, ...] = (65, 640)
+    # Reward models that are over-used, each with the rankings it learned from
+    proxies: tuple[tuple[str, int], ...] = (
+        ("moonlet-300k", 640),
+        ("moonlet-1m", 65),
+        ("moonlet-1m", 200),
+        ("moonlet-1m", 640),
+    )
     far: int = 36  # updates without a price on KL
     best_of: int = 80  # prompts of best-of-n, and of a policy's answers on its way
     real_folds: int = 2  # of the hand-made rankings
@@ -135,8 +140,7 @@ QUICK = Plan(
     kl_coefs=(0.0, 0.15),
     ranking_counts=(60, 120),
     responses_read=240,
-    proxies=("moonlet-300k",),
-    proxy_rankings=(60,),
+    proxies=(("moonlet-300k", 60),),
     far=12,
     best_of=40,
     real_folds=0,

@@ -26,7 +26,7 @@ TINY = replace(
     long_sft=2,
     ranking_counts=(4, 8),
     responses_read=48,
-    proxy_rankings=(6,),
+    proxies=(("moonlet-300k", 6),),
     far=12,
     best_of=2,
 )

@@ -27,9 +27,7 @@ SAMPLES = 128  # for each prompt
 def reward_jobs(plan: Plan, seed: int) -> dict[tuple[str, int], Job]:
     """(size, rankings) -> a proxy reward model."""
     return {
-        (size, count): plan.reward(seed, TASK, size, rankings=count)
-        for size in plan.proxies
-        for count in plan.proxy_rankings
+        (size, count): plan.reward(seed, TASK, size, rankings=count) for size, count in plan.proxies
     }
 
 
