@@ -143,6 +143,8 @@ def test_none_or_all_of_ten_prompts_is_not_certain(value):
     far = 1.959964**2 / (10 + 1.959964**2)  # Wilson's upper end for none of ten
     ends = (0, far) if value == 0 else (1 - far, 1)
     assert bounded_interval([[value] * 10] * 3) == pytest.approx((value, *ends), abs=1e-6)
+    rated = [1 + 6 * end for end in (value, *ends)]
+    assert bounded_interval([[1 + 6 * value] * 10] * 3, 1, 7) == pytest.approx(rated, abs=1e-5)
 
 
 def test_seeds_that_agree_leave_the_luck_of_the_prompts():

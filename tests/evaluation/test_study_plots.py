@@ -196,6 +196,13 @@ def test_calibration_lies_on_confidence_and_agreement():
     assert sum(lines_with_marker(lower)[0].get_ydata()) == pytest.approx(1)
 
 
+def test_a_long_title_is_broken_so_that_it_does_not_reach_the_next_panel():
+    long = "truthful and informative, told to be true"
+    (axes,) = study_rows.shares_by_condition({long: {"SFT": 0.5}}).axes
+    lines = axes.get_title(loc="left").split("\n")
+    assert " ".join(lines) == long and max(map(len, lines)) <= study_rows.TITLE_WIDTH
+
+
 def test_shares_have_a_panel_per_condition_and_a_row_per_system():
     shares = {
         "respectful": {"PPO": Interval(0.05, 0.02, 0.1), "SFT": Interval(0.2, 0.1, 0.3)},

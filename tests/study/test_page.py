@@ -1,11 +1,12 @@
 """What a study writes: tables that read back, figures that are there, text that is escaped."""
 
 import csv
+import math
 
 from matplotlib.figure import Figure
 
 from minirlhf.evaluation.statistics import Interval
-from minirlhf.study.page import Section, Table, write_page
+from minirlhf.study.page import Section, Table, span, write_page
 
 ROWS = [
     ["base", 1, Interval(0.25, 0.125, 0.5), "a | b"],
@@ -24,6 +25,17 @@ def test_a_table_reads_back(tmp_path):
         ["base", "1", "0.25", "0.125", "0.5", "a | b"],
         ["PPO", "2", "", "", "", "<b>"],
     ]
+
+
+def test_the_tables_folder_says_what_made_them(tmp_path):
+    write_page(tmp_path, [], "All.", "Made by `minirlhf study`.")
+    said = (tmp_path / "results" / "made_by.txt").read_text(encoding="utf-8")
+    assert said == "Made by minirlhf study.\n"
+
+
+def test_a_span_has_its_signs_or_is_of_one_seed():
+    assert span(Interval(0.1, -0.05, 0.25)) == "-0.05 to +0.25"
+    assert span(Interval(0.1, math.nan, math.nan)) == "one seed"
 
 
 def test_shares_are_shown_in_per_cent_and_numbers_as_they_are():

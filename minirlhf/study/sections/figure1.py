@@ -57,13 +57,14 @@ def all_answers(plan: Plan, folder: Path, seed: int) -> dict[Key, list[Answer]]:
     }
 
 
-def places(plan: Plan, folder: Path) -> dict[str, list[dict[Key, list]]]:
-    """For each judge and seed every system's place on every prompt."""
-    data, people = world("api"), held_out_labelers()
+def places(
+    plan: Plan, task: str, answers: Sequence[dict[Key, list[Answer]]]
+) -> dict[str, list[dict[Key, list]]]:
+    """For each judge and seed every system's place on every prompt; `answers` of each seed."""
+    data, people = world(task), held_out_labelers()
     prompts = data.test_prompts[: plan.prompts]
     found: dict[str, list[dict[Key, list]]] = {judge: [] for judge in JUDGES}
-    for seed in plan.seeds:
-        given = all_answers(plan, folder, seed)
+    for seed, given in zip(plan.seeds, answers, strict=True):
         found["labelers"].append(labeler_places(data.find, prompts, given, people, seed))
         found["gold"].append(gold_places(data.find, prompts, given))
     return found
@@ -85,7 +86,8 @@ def ratings(ranked: Sequence[dict[Key, list]], keys: Sequence[Key], anchor: Key)
 
 def report(plan: Plan, folder: Path) -> Section:
     """Win rates by size with either judge, and a rating of all systems."""
-    ranked, rival = places(plan, folder), ("SFT", plan.largest)
+    ranked = places(plan, "api", [all_answers(plan, folder, seed) for seed in plan.seeds])
+    rival = ("SFT", plan.largest)
     sizes = [load_backbone(size).sizes()[BASE].parameters for size in plan.sizes]
     figures, tables = {}, []
     for judge, words in JUDGES.items():

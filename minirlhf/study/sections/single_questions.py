@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
+from minirlhf.evaluation.evaluate import Answer
 from minirlhf.evaluation.statistics import Interval
 from minirlhf.study.answering import ANSWERS, BARE, PROMPTED, read_answers
 from minirlhf.study.graph import Job
-from minirlhf.study.judges import gold_places, labeler_places
 from minirlhf.study.page import Section, Table
 from minirlhf.study.plan import Plan, short
-from minirlhf.study.sections.figure1 import JUDGES, Key, rate, shown, unclear
-from minirlhf.study.training import world
-from minirlhf.world.labelers import held_out_labelers
+from minirlhf.study.sections.figure1 import JUDGES, Key, places, rate, shown, unclear
 
 TASK = "almanac"
 SMALL, LARGE = ("SFT", "PPO", "PPO-ptx"), ("base", "prompted base", "SFT")
@@ -37,18 +35,17 @@ def jobs(plan: Plan) -> list[Job]:
     return [job for seed in plan.seeds for job, _ in answer_jobs(plan, seed).values()]
 
 
+def answers_of(plan: Plan, folder: Path, seed: int) -> dict[Key, list[Answer]]:
+    """Each system's answers to the same questions."""
+    return {
+        key: read_answers(folder / job.folder / file)
+        for key, (job, file) in answer_jobs(plan, seed).items()
+    }
+
+
 def report(plan: Plan, folder: Path) -> Section:
     """Win rates of small against large with either judge."""
-    data, people = world(TASK), held_out_labelers()
-    prompts = data.test_prompts[: plan.prompts]
-    ranked: dict[str, list] = {judge: [] for judge in JUDGES}
-    for seed in plan.seeds:
-        given = {
-            key: read_answers(folder / job.folder / file)
-            for key, (job, file) in answer_jobs(plan, seed).items()
-        }
-        ranked["labelers"].append(labeler_places(data.find, prompts, given, people, seed))
-        ranked["gold"].append(gold_places(data.find, prompts, given))
+    ranked = places(plan, TASK, [answers_of(plan, folder, seed) for seed in plan.seeds])
     small, large = short(plan.sizes[0]), short(plan.largest)
 
     def against(judge: str, one: str, other: str) -> Interval:
