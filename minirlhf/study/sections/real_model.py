@@ -85,9 +85,7 @@ def reward_job(plan: Plan, seed: int, fold: int) -> Job:
     """A reward model that has not met the prompts of one part."""
     config = dict(epochs=1, batch_size=8, microbatch_size=2, learning_rate=3e-4)
     settings = dict(seed=seed, count=plan.real_folds, fold=fold, config=config)
-    # The policy waits for the first; side by side they would halve each other's memory bandwidth
-    cost = 8 if fold else 80
-    return Job(f"reward-{MODEL}-{seed}-{fold}", reward, settings, (sft_job(plan, seed),), cost)
+    return Job(f"reward-{MODEL}-{seed}-{fold}", reward, settings, (sft_job(plan, seed),), 80)
 
 
 def policy_job(plan: Plan, seed: int) -> Job:
